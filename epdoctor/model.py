@@ -54,7 +54,7 @@ class Disruption(str, enum.Enum):
     HIGH = "high"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that a rule found wrong. Rules yield these; no problem means pass."""
 
@@ -67,6 +67,8 @@ class Problem:
     """Overrides the check's severity for this problem, e.g. info where the kernel does not count the limit."""
     now: tuple[str, ...] = ()
     """Commands for tonight with this node's own names in them; overrides the check's `fix.now`."""
+    permanent: tuple[str, ...] = ()
+    """Likewise for `fix.permanent`: where what the node has already must be kept."""
     subject: str = ""
     """What it is about: "mlx5_3", "GPU 2", "containerd.service"."""
     odd_nodes: tuple[str, ...] = ()
@@ -138,7 +140,7 @@ class Goal:
     """Site's choice ([rdma] compute_hcas in epdoctor.toml), NCCL_IB_HCA syntax; empty: from facts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A check judged on one node (scope node) or on the fleet (scope cluster)."""
 
@@ -161,7 +163,7 @@ class Finding:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NodeOutcome:
     """How a node was reached; `error` is empty when it was."""
 
@@ -198,7 +200,8 @@ class Report:
     vllm_versions: dict[str, list[str]] = field(default_factory=dict)
     hca_sets: dict[str, list[str]] = field(default_factory=dict)
     """How each node's compute HCAs were chosen -> nodes."""
-    show_checks: bool = False
+    selected: bool = False
+    """--select or --ignore: the checks are a part of the catalogue, so nothing is said about readiness."""
 
 
 @dataclass(frozen=True)

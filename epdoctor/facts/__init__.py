@@ -57,7 +57,7 @@ class Node:
         value = self._facts[name]
         if isinstance(value, Unmeasured):
             raise Unmeasured(*value.args)
-        return cast(F, value)
+        return cast("F", value)
 
     @property
     def root(self) -> bool:
@@ -80,7 +80,7 @@ class Node:
 
     @property
     def shm(self) -> SharedMemory:
-        """/dev/shm: size, space, leftovers."""
+        """Shared memory: size, space, leftovers."""
         from epdoctor.facts import shm
 
         return self._fact("shm", lambda: shm.parse(self.source))

@@ -47,6 +47,9 @@ class Probe:
     /proc/driver/nvidia/version, since nvidia-smi and NVML can load kernel modules."""
     unless_ok: str = ""
     """Skip if the probe of this name ran with rc 0 (a fallback for it)."""
+    lane: str = ""
+    """Probes of one lane run one after the other, and after one that hung the rest is skipped: a wedged driver
+    costs one time limit, and never the places of other probes."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,8 @@ class Source:
             if entry.get("data"):
                 return entry
             raise Unmeasured(f"{what}: {status} after {entry.get('seconds', 0):.0f} s")
-        raise Unmeasured(f"{what}: {status}")
+        why = f" ({entry['reason']})" if isinstance(entry.get("reason"), str) else ""
+        raise Unmeasured(f"{what}: {status}{why}"[:300])
 
     def command(self, name: str, *, ok: bool = False) -> CommandOutput:
         """Output of a command that ran; Unmeasured if it did not (or, with `ok`, if rc is not 0)."""
@@ -198,9 +202,13 @@ class Source:
 
     def rows(self, name: str) -> list[list[Any]]:
         """The raw `[key, value, ...]` rows of a files, links, stat or script probe."""
-        data = self._entry(name).get("data", [])
+        entry = self._entry(name)
+        data = entry.get("data", [])
         if not isinstance(data, list):
             raise Unmeasured(f"{name}: malformed in this recording")
+        if not data and entry.get("rc") not in (0, None):
+            said = str(entry.get("stderr", "")).strip().splitlines()
+            raise Unmeasured(f"{name}: exit {entry.get('rc')}" + (f": {said[-1][:200]}" if said else ""))
         return [row for row in data if isinstance(row, list) and row and isinstance(row[0], str)]
 
     def files(self, name: str) -> FileSet:

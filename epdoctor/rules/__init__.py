@@ -1,7 +1,7 @@
 """The registry of rules. A rule is a small typed function that judges facts:
 
     @node_rule
-    def module_loaded(node: Node, *, module: str) -> Iterator[Problem]: ...
+    def sysctl_at_least(node: Node, *, key: str, minimum: int) -> Iterator[Problem]: ...
 
     @cluster_rule
     def same_everywhere(cluster: Cluster, *, value: str) -> Iterator[Problem]: ...
@@ -47,7 +47,9 @@ def _register(function: RuleFunction, scope: str) -> None:
     name = function.__name__
     known = _REGISTRY.get(name)
     if known is not None and known.function.__module__ != function.__module__:
-        raise RuntimeError(f"two rules are called {name}: {known.function.__module__} and {function.__module__}")
+        raise RuntimeError(
+            f"two rules are called {name}: {known.function.__module__} and {function.__module__}"
+        )
     _REGISTRY[name] = Rule(name, scope, function)
 
 

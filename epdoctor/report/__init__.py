@@ -1,0 +1,1 @@
+"""Report formats, all written from `epdoctor.model.Report`."""

@@ -1,0 +1,53 @@
+"""The last line of a report: the one command to type next. Pure."""
+
+from __future__ import annotations
+
+from epdoctor.model import Action, Report
+from epdoctor.report.summary import Group, no_gpu
+
+_EASIEST = (
+    Action.LOAD_MODULE, Action.CHANGE_ENV, Action.CHANGE_LAUNCH, Action.RESTART_SERVICE, Action.INSTALL, Action.REBOOT,
+    Action.FABRIC_ADMIN, Action.REPLACE_HARDWARE, Action.NONE,
+)  # fmt: skip
+"""What is mended first: the findings that a command mends at once."""
+
+
+def _commands(group: Group) -> tuple[str, ...]:
+    own = next((problem.now for problem in group.variants[0].problems if problem.now), ())
+    return own or group.check.fix.now or group.check.fix.permanent
+
+
+def next_command(
+    report: Report, shown: list[Group], important: list[Group], minor: list[Group], command: str
+) -> str:
+    """What helps most: reach the nodes, mend the worst finding, look as root, or serve."""
+    failed = next((outcome for outcome in report.outcomes if outcome.error and outcome.hint), None)
+    bar = [group for group in shown if group.severity.rank >= report.fail_on.rank]
+    for group in sorted(bar, key=lambda group: _EASIEST.index(group.check.fix.action)):
+        commands = _commands(group)
+        if commands:
+            nodes = group.variants[0].nodes
+            where = f"on {nodes[0]}: " if len(report.outcomes) > 1 and nodes else ""
+            return where + commands[0].splitlines()[0]
+    if failed is not None:
+        return failed.hint
+    if important and all(group.needs_root for group in important):
+        return _with(command, "--become")
+    if important:
+        return important[0].check.by_hand.splitlines()[0]
+    if report.selected:
+        return _with(command, "-v")
+    if no_gpu(report) and len(report.outcomes) == 1:
+        return "epdoctor check --all-nodes -i inventory.ini   # the nodes that have GPUs"
+    if report.vllm_versions and not any(text[:1].isdigit() for text in report.vllm_versions):
+        return _with(
+            command, "--python /path/to/vllm/bin/python   # no vLLM found: its versions were not judged"
+        )
+    ready = next((r.backend for r in report.readiness if r.ready and not r.not_ready and not r.unknown), "")
+    if ready:
+        return f"vllm serve MODEL --enable-expert-parallel --all2all-backend {ready}"
+    return _with(command, "-v")
+
+
+def _with(command: str, flag: str) -> str:
+    return command if flag in command.split() else f"{command} {flag}"

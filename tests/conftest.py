@@ -1,0 +1,78 @@
+"""Fixtures that start the labs, and the gate that skips tests whose lab this machine cannot run.
+
+A test marked ``fleet``, ``container`` or ``slurm`` is skipped with the name of what is missing.
+With EPDOCTOR_LAB=required in the environment (as in CI) a missing program is a failure instead,
+so that a green run cannot hide tests that never ran.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.lab import containers, netns, slurm
+from tests.lab.containers import PodmanFleet
+from tests.lab.netns import NetnsFleet
+from tests.lab.slurm import SlurmCluster
+
+LABS: dict[str, Callable[[], str | None]] = {
+    "fleet": netns.unavailable,
+    "container": containers.unavailable,
+    "slurm": slurm.unavailable,
+}
+
+
+def _need(lab: str) -> None:
+    reason = LABS[lab]()
+    if reason is None:
+        return
+    if os.environ.get("EPDOCTOR_LAB") == "required":
+        pytest.fail(f"EPDOCTOR_LAB=required, but: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _lab_gate(request: pytest.FixtureRequest) -> None:
+    for lab in LABS:
+        if request.node.get_closest_marker(lab) is not None:
+            _need(lab)
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[NetnsFleet]:
+    """Four healthy SSH nodes, gpu01 to gpu04, for tests that change nothing on them."""
+    _need("fleet")
+    with NetnsFleet(4) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def make_fleet() -> Iterator[Callable[..., NetnsFleet]]:
+    """``make_fleet(count, **options)``: fresh SSH nodes that the test may break; ended with it."""
+    _need("fleet")
+    started: list[NetnsFleet] = []
+
+    def make(count: int, **options: object) -> NetnsFleet:
+        nodes = NetnsFleet(count, **options)  # type: ignore[arg-type]  # NetnsFleet's own signature judges them
+        started.append(nodes)
+        return nodes.start()
+
+    yield make
+    for nodes in started:
+        nodes.stop()
+
+
+@pytest.fixture(scope="session")
+def container_fleet() -> Iterator[PodmanFleet]:
+    """Two container nodes with systemd."""
+    _need("container")
+    with PodmanFleet(2) as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[SlurmCluster]:
+    """A Slurm cluster of two nodes, node1 and node2."""
+    _need("slurm")
+    with SlurmCluster(2) as cluster:
+        yield cluster

@@ -1,0 +1,212 @@
+"""Rules with one condition turned round, and what the cases say of them.
+
+A rule's module is parsed, one comparison or condition in the rule (or in a function of the same module that it
+calls) is inverted, and the module's functions are compiled again in a copy of its namespace. Nothing is
+registered. Conditions of `while` stay as they are: turned round they may never end.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from epdoctor.catalog import load_checks
+from epdoctor.cluster import Cluster
+from epdoctor.engine import Engine
+from epdoctor.facts import Node
+from epdoctor.model import Check, Finding
+from epdoctor.rules import Rule, RuleFunction, all_rules
+from tests.case_files import Case, all_cases, complaint, goal_of, prepare
+
+_OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Lt: ast.GtE,
+    ast.GtE: ast.Lt,
+    ast.Gt: ast.LtE,
+    ast.LtE: ast.Gt,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One inverted condition: "gpu.py:120 gpu_ecc_clean: count"."""
+
+    where: str
+    function: RuleFunction
+
+
+class JudgedCase:
+    """A case with its facts parsed once, to be judged by many variants of its rule."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        facts, self.spec = prepare(case)
+        self.check: Check = load_checks()[case.check]
+        self.engine = Engine({self.check.id: self.check}, goal_of(self.spec))
+        self._facts: Node | Mapping[str, Mapping[str, Any]] = facts
+
+    def judge(self, function: RuleFunction | None = None) -> Finding:
+        rules = all_case_rules()
+        rule = rules[self.check.rule]
+        if function is not None:
+            rule = replace(rule, function=function)
+        self.engine._rules = {rule.name: rule}
+        if isinstance(self._facts, Node):
+            return self.engine._judge_on_node(self.check, self._facts)
+        return self.engine._judge_on_cluster(self.check, Cluster(self.engine.goal, self._facts))
+
+    def breaks(self, function: RuleFunction) -> bool:
+        """Whether tests/test_cases.py would fail on this case with that rule."""
+        return bool(complaint(self.case, self.judge(function), self.spec))
+
+
+@cache
+def all_case_rules() -> dict[str, Rule]:
+    return all_rules()
+
+
+@cache
+def cases_by_rule() -> dict[str, list[JudgedCase]]:
+    checks = load_checks()
+    found: dict[str, list[JudgedCase]] = {}
+    for case in all_cases():
+        found.setdefault(checks[case.check].rule, []).append(JudgedCase(case))
+    return found
+
+
+@cache
+def _module_functions(module: ModuleType) -> dict[str, ast.FunctionDef]:
+    tree = ast.parse(inspect.getsource(module))
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def _called(function: ast.FunctionDef, functions: Mapping[str, ast.FunctionDef]) -> Iterator[str]:
+    for statement in function.body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and node.id in functions:
+                yield node.id
+
+
+def _reachable(name: str, functions: Mapping[str, ast.FunctionDef]) -> list[str]:
+    """The rule first, then what it calls, nearest first."""
+    order = [name]
+    for current in order:
+        order += [other for other in _called(functions[current], functions) if other not in order]
+    return order
+
+
+def _conditions(function: ast.FunctionDef) -> Iterator[ast.expr]:
+    """Each comparison, and each condition that is none, in source order."""
+    kept = {
+        id(inner)
+        for node in ast.walk(function)
+        if isinstance(node, ast.While)
+        for inner in ast.walk(node.test)
+    }
+    found: dict[int, ast.expr] = {}
+    for node in (inner for statement in function.body for inner in ast.walk(statement)):
+        tests = [node.test] if isinstance(node, (ast.If, ast.IfExp)) else []
+        if isinstance(node, ast.comprehension):
+            tests += node.ifs
+        if isinstance(node, ast.Compare):
+            tests.append(node)
+        for test in tests:
+            if id(test) not in kept:
+                found[id(test)] = test
+    return iter(sorted(found.values(), key=lambda test: (test.lineno, test.col_offset, -len(ast.dump(test)))))
+
+
+def _inverted(test: ast.expr) -> ast.expr:
+    if isinstance(test, ast.Compare) and len(test.ops) == 1:
+        changed = copy.deepcopy(test)
+        changed.ops = [_OPPOSITE[type(test.ops[0])]()]
+        return changed
+    return ast.UnaryOp(ast.Not(), copy.deepcopy(test))
+
+
+class _Swap(ast.NodeTransformer):
+    def __init__(self, old: ast.expr) -> None:
+        self.old = old
+
+    def visit(self, node: ast.AST) -> Any:
+        if node is self.old:
+            return _inverted(self.old)
+        return super().visit(node)
+
+
+def _swapped(function: ast.FunctionDef, old: ast.expr) -> ast.FunctionDef:
+    """A copy of the function with one condition inverted; the original stays as it is."""
+    position = [id(node) for node in ast.walk(function)].index(id(old))
+    twin = copy.deepcopy(function)
+    target = list(ast.walk(twin))[position]
+    assert isinstance(target, ast.expr)
+    changed = _Swap(target).visit(twin)
+    assert isinstance(changed, ast.FunctionDef)
+    return changed
+
+
+def _compile(
+    module: ModuleType, functions: Mapping[str, ast.FunctionDef], wanted: list[str], name: str
+) -> RuleFunction:
+    decorators = [
+        inner.id
+        for one in wanted
+        for decorator in functions[one].decorator_list
+        for inner in ast.walk(decorator)
+        if isinstance(inner, ast.Name) and inner.id in functions
+    ]
+    own = [functions[one] for one in functions if one in wanted or one in decorators]
+    tree = ast.Module([ast.parse("from __future__ import annotations").body[0], *own], [])
+    namespace = dict(vars(module))
+    # Compiled again, a rule must not register itself again.
+    plain = {"node_rule": lambda f: f, "cluster_rule": lambda f: f, "need": lambda _: lambda f: f}
+    namespace.update({key: value for key, value in plain.items() if key in namespace})
+    exec(compile(ast.fix_missing_locations(tree), str(module.__file__), "exec"), namespace)
+    function: RuleFunction = namespace[name]
+    return function
+
+
+def mutants(rule: Rule, limit: int) -> Iterator[Mutant]:
+    """The rule with one condition inverted at a time: its own first, then those of what it calls."""
+    module = importlib.import_module(rule.function.__module__)
+    functions = _module_functions(module)
+    wanted = _reachable(rule.name, functions)
+    made = 0
+    for name in wanted:
+        for test in _conditions(functions[name]):
+            if made == limit:
+                return
+            made += 1
+            changed = {**functions, name: _swapped(functions[name], test)}
+            where = f"{module.__name__.rpartition('.')[2]}.py:{test.lineno} {name}: {ast.unparse(test)}"
+            yield Mutant(where, _compile(module, changed, wanted, rule.name))
+
+
+def unchanged(rule: Rule) -> RuleFunction:
+    """The rule compiled again as it is: it must give what the rule itself gives."""
+    module = importlib.import_module(rule.function.__module__)
+    functions = _module_functions(module)
+    return _compile(module, functions, _reachable(rule.name, functions), rule.name)
+
+
+def survivors(name: str, limit: int) -> tuple[int, tuple[str, ...]]:
+    """(mutants of the rule, those that none of its cases notices)."""
+    made = list(mutants(all_case_rules()[name], limit))
+    cases = cases_by_rule()[name]
+    return len(made), tuple(m.where for m in made if not any(case.breaks(m.function) for case in cases))
+
+
+if __name__ == "__main__":
+    print("\n".join(sorted({where for rule in cases_by_rule() for where in survivors(rule, 60)[1]})))

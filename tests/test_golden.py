@@ -1,0 +1,69 @@
+"""Whole reports as they are printed: tests/golden/<what>.<exit code>.<format>.
+
+`python -m tests.test_golden` writes them anew; read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+RECORDS = "tests/records"
+COMMANDS = {
+    "demo": ["check", "--demo"],
+    "demo-verbose": ["check", "--demo", "-v"],
+    "demo-deepep-v2": ["check", "--demo", "--backend", "deepep_v2"],
+    "h100x1": ["check", "--from", f"{RECORDS}/h100x1.json"],
+    "h200x2": ["check", "--from", f"{RECORDS}/h200x2.json"],
+    "h200x2-nobody-low-latency": [
+        "check",
+        "--from",
+        f"{RECORDS}/h200x2-nobody.json",
+        "--backend",
+        "deepep_low_latency",
+    ],
+    "8xh200-ib": ["check", "--from", f"{RECORDS}/8xh200-ib.json"],
+}
+
+
+def run(argv: list[str], format_: str) -> tuple[int, str]:
+    env = {**os.environ, "COLUMNS": "80", "PYTHONUTF8": "1", "EPDOCTOR_NO_STATE": "1", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "epdoctor", *argv, "--format", format_],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    text = re.sub(r" in \d+\.\d s", " in 0.3 s", done.stdout)
+    return done.returncode, re.sub(r'("seconds": )[\d.e-]+', r"\g<1>0.0", text)
+
+
+def cases() -> list[tuple[str, str]]:
+    return [(name, "text") for name in COMMANDS] + [("demo", "json"), ("h200x2", "json")]
+
+
+@pytest.mark.parametrize(("name", "format_"), cases(), ids=lambda value: value)
+def test_report_is_as_it_was(name: str, format_: str) -> None:
+    code, text = run(COMMANDS[name], format_)
+    path = GOLDEN / f"{name}.{code}.{format_}"
+    assert path.is_file(), f"exit code {code}, or a new report: python -m tests.test_golden"
+    assert text == path.read_text(), "python -m tests.test_golden, then read the difference"
+
+
+def test_no_golden_file_is_left_over() -> None:
+    known = {f"{name}.{format_}" for name, format_ in cases()}
+    assert {re.sub(r"\.\d+\.", ".", path.name) for path in GOLDEN.iterdir()} == known
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for old in GOLDEN.iterdir():
+        old.unlink()
+    for name, format_ in cases():
+        code, text = run(COMMANDS[name], format_)
+        (GOLDEN / f"{name}.{code}.{format_}").write_text(text)

@@ -1,0 +1,223 @@
+"""Put the pieces together: a text or several logs in, an Explanation out. Pure but for the compiled catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+from epdoctor.explain.cascade import compare_logs, fold
+from epdoctor.explain.causes import Catalogue, load_causes
+from epdoctor.explain.guards import (
+    asks_only,
+    is_bare_name,
+    is_healthy,
+    is_program_output,
+    tells_of_trouble,
+    without_healthy,
+)
+from epdoctor.explain.rank import NAMED_FROM, candidates, is_frame, is_quiet, order
+from epdoctor.explain.result import LIKELY, POSSIBLE, Candidate, Evidence, Explanation
+from epdoctor.explain.scan import Scan, Scanner
+from epdoctor.explain.typed import Typed, TypedIndex, load_index, looks_alike, resembles, tokens, without_head
+
+TYPED_BYTES = 700
+"""A longer text is a log, not something that a person typed."""
+TYPED_NAMES = 0.50
+"""Typed words name a cause from this score on."""
+TYPED_NAMES_LONG = 0.34
+"""The same for a text of many words, where one cause stands out: a long description is never covered in full."""
+TYPED_NAMES_PROGRAM = 0.74
+"""The same for a program's own line that no signature matched: most such lines are other errors."""
+LINE_NAMES = 0.72
+"""The same for an error line of a longer log."""
+_NEVER = 2.0
+TYPED_MAYBE = 0.34
+TYPED_LIKELY = 0.7
+TYPED_WEIGHT = 12.0
+_RELATIVE = 0.45
+"""A cause with less than this share of the best score is not listed."""
+_WRAPPED_BYTES = 8 * 1024
+_ERROR_LINE = re.compile(
+    r"(?i)(error|exception)\b|\b(fail(ed|ure)?|fatal|abort(ed)?|cannot|unable|denied|timed? ?out)\b"
+)
+_EXCEPTION = re.compile(r"^\W{0,3}[\w.]{1,80}(Error|Exception): (?=\S)")
+"""An exception's name says less than the words behind it."""
+
+
+def explain_text(text: bytes, name: str = "") -> Explanation:
+    """A text from the command line or standard input."""
+    return explain_logs([(name, [text])])
+
+
+def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> Explanation:
+    """Logs as (name, blocks). `top`: how many causes at most."""
+    catalogue = load_causes()
+    scanner = Scanner(catalogue.patterns)
+    scans: list[Scan] = []
+    small: list[bytes] = []
+    for name, blocks in logs:
+        kept = _Kept(blocks)
+        scans.append(scanner.scan(name, kept))
+        small.append(kept.text)
+    text = small[0] if len(small) == 1 else b""
+    found = candidates(catalogue, scans)
+    if text and len(text) <= _WRAPPED_BYTES and not any(c.strong for c in found.values()):
+        _unwrap(catalogue, scanner, text, scans, found)
+    found = fold(catalogue, found, scans)
+    maybe = [c for c in found.values() if c.score < NAMED_FROM]
+    ranked = order(
+        (c for c in found.values() if c.score >= NAMED_FROM),
+        several_lines=sum(scan.lines for scan in scans) > 1,
+    )
+    shown = text.decode("utf-8", "replace") if len(text) <= _WRAPPED_BYTES else ""
+    asked = asks_only(shown)
+    if asked:
+        # A question names things that work: only a program's clear word counts.
+        unsure = [c for c in ranked if not c.said_by_program]
+        ranked = [c for c in ranked if c not in unsure]
+        maybe += unsure
+    if not asked and text and len(text) <= TYPED_BYTES and text.count(b"\n") <= 6:
+        ranked, maybe = _with_typed(catalogue, load_index(), [*ranked, *maybe], without_healthy(shown))
+    if ranked:
+        bar = _RELATIVE * ranked[0].score
+        ranked = [c for c in ranked if c.score >= bar]
+    if not ranked and text and not asked:
+        ranked, near = _by_lines(catalogue, load_index(), text, scans[0].name)
+        maybe += [c for c in near if c.cause.id not in {m.cause.id for m in maybe}]
+    compare_logs(catalogue, ranked, scans)
+    answer = Explanation(ranked[:top], [] if ranked else maybe[:3])
+    answer.files = len(scans)
+    answer.lines = sum(scan.lines for scan in scans)
+    answer.size_bytes = sum(scan.size_bytes for scan in scans)
+    if not ranked and text:
+        answer.error_lines = error_lines(text, scans[0].name)
+    return answer
+
+
+class _Kept:
+    """Blocks passed on, and the text itself while it is short."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self.blocks = blocks
+        self.text = b""
+        self.whole = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self.blocks:
+            if self.whole and len(self.text) + len(block) <= 1 << 20:
+                self.text += block
+            else:
+                self.text, self.whole = b"", False
+            yield block
+
+
+def _unwrap(
+    catalogue: Catalogue, scanner: Scanner, text: bytes, scans: list[Scan], found: dict[str, Candidate]
+) -> None:
+    """A terminal or a chat may have broken a line: each line is tried again together with the next one."""
+    lines = [line.strip() for line in text.replace(b"\r", b"\n").split(b"\n")]
+    pairs = [a + glue + b for a, b in pairwise(lines) if a and b for glue in (b" ", b"")]
+    if not pairs:
+        return
+    joined = scanner.scan(scans[0].name, [b"\n".join(pairs)])
+    again = candidates(catalogue, [joined])
+    for cause_id, candidate in again.items():
+        if candidate.strong and cause_id not in found:
+            found[cause_id] = candidate
+            scans[0].seen.update(joined.seen)
+    # Line numbers of the joined text mean nothing to the reader.
+    for cause_id, candidate in again.items():
+        if found.get(cause_id) is candidate:
+            candidate.evidence = [
+                Evidence(e.file, 1 + (e.line - 1) // 2, e.text, e.strength, e.program)
+                for e in candidate.evidence
+            ]
+
+
+def _with_typed(
+    catalogue: Catalogue, index: TypedIndex, found: list[Candidate], text: str
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Add what the words alone say: to the score of what was found, and as causes of their own."""
+    by_id = {candidate.cause.id: candidate for candidate in found}
+    ranked, maybe = list(found), []
+    words = set(tokens(text))
+    shorter = _EXCEPTION.sub("", without_head(text))
+    if "\n" in text.strip() or len(tokens(shorter)) < 3:
+        shorter = text
+    nearest = [] if is_bare_name(text) else index.rank(shorter)
+    needed = _needed(text, len(words), nearest)
+    for typed in nearest:
+        cause = catalogue[typed.cause_id]
+        if looks_alike(text, cause):
+            continue
+        candidate = by_id.get(typed.cause_id)
+        if candidate is None and resembles(text, cause):
+            continue
+        if candidate is not None:
+            if candidate.score < NAMED_FROM and needed >= TYPED_NAMES_PROGRAM:
+                continue  # a program's line that says little: its words say no more
+            candidate.typed = typed.score
+            candidate.score += TYPED_WEIGHT * typed.score
+            if candidate.certainty == POSSIBLE and typed.score >= TYPED_LIKELY:
+                candidate.certainty = LIKELY
+            continue
+        fresh = Candidate(cause, score=TYPED_WEIGHT * typed.score, typed=typed.score)
+        fresh.certainty = LIKELY if typed.score >= TYPED_LIKELY else POSSIBLE
+        if typed.score >= needed:
+            ranked.append(fresh)
+        elif typed.score >= TYPED_MAYBE:
+            maybe.append(fresh)
+    maybe = [c for c in ranked if c.score < NAMED_FROM] + maybe
+    ranked = [c for c in ranked if c.score >= NAMED_FROM]
+    for some in (ranked, maybe):
+        some.sort(key=lambda c: (-c.score, c.first, c.cause.id))
+    return ranked, maybe
+
+
+def _needed(text: str, words: int, nearest: list[Typed]) -> float:
+    """The score from which typed words name a cause."""
+    if is_program_output(text):
+        return TYPED_NAMES_PROGRAM if tells_of_trouble(text) else _NEVER
+    if len(nearest) > 1 and nearest[0].score < 1.2 * nearest[1].score:
+        return TYPED_NAMES
+    share = min(1.0, max(0.0, (words - 6) / 8))
+    return TYPED_NAMES - share * (TYPED_NAMES - TYPED_NAMES_LONG)
+
+
+def _by_lines(
+    catalogue: Catalogue, index: TypedIndex, text: bytes, name: str
+) -> tuple[list[Candidate], list[Candidate]]:
+    """For a log that no signature knows: causes whose words are nearly those of one of its error lines."""
+    best: dict[str, Candidate] = {}
+    for item in error_lines(text, name, limit=60):
+        if is_quiet(item.text) or is_frame(item.text):
+            continue
+        line = _EXCEPTION.sub("", without_head(item.text))
+        words = set(tokens(line))
+        for typed in index.rank(line, limit=2):
+            cause = catalogue[typed.cause_id]
+            known = best.get(cause.id)
+            if len(words) < 3 or (known and known.typed >= typed.score):
+                continue
+            if looks_alike(line, cause) or resembles(line, cause):
+                continue
+            found = Candidate(
+                cause, score=TYPED_WEIGHT * 0.6 * typed.score, typed=typed.score, evidence=[item]
+            )
+            best[cause.id] = found
+    near = sorted(best.values(), key=lambda c: (-c.typed, c.cause.id))
+    named = [c for c in near if c.typed >= LINE_NAMES][:3]
+    return named, [] if named else [c for c in near if c.typed >= TYPED_NAMES]
+
+
+def error_lines(text: bytes, name: str, limit: int = 3) -> list[Evidence]:
+    """The first lines that look like errors: what a maintainer would ask for."""
+    found = []
+    for number, line in enumerate(text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"), 1):
+        shown = line[:400].decode("utf-8", "replace").strip()
+        if shown and _ERROR_LINE.search(shown) and not is_healthy(shown):
+            found.append(Evidence(name, number, shown, "unknown"))
+            if len(found) >= limit:
+                break
+    return found

@@ -1,0 +1,62 @@
+"""Compile and apply signatures: google-re2 on bytes, case ignored, linear in the text's length."""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from typing import Any
+
+MAX_LINE = 64 * 1024
+"""Longest piece of a line that a signature sees."""
+
+
+@cache
+def _options() -> Any:
+    import re2
+
+    options = re2.Options()
+    options.case_sensitive = False
+    # Bytes as they are: a log may hold any encoding, and a bad byte must not hide the rest of its line.
+    options.encoding = re2.Options.Encoding.LATIN1
+    # No match goes over a line's end, whatever a signature's \s or [^)] would allow.
+    options.never_nl = True
+    options.log_errors = False
+    options.max_mem = 16 << 20
+    return options
+
+
+@cache
+def compile_regex(regex: str) -> Any:
+    """For `search(bytes)`; ^ and $ are a line's ends. Raises re2.error."""
+    import re2
+
+    return re2.compile(b"(?m)" + regex.encode(), _options())
+
+
+@lru_cache(maxsize=32)
+def joined_regex(regexes: tuple[str, ...]) -> Any:
+    """For `search(bytes)`: finds what any of them finds first."""
+    import re2
+
+    return re2.compile(b"(?m)" + b"|".join(b"(?:" + regex.encode() + b")" for regex in regexes), _options())
+
+
+def line_at(text: bytes, start: int, end: int) -> tuple[int, int]:
+    """Bounds of the line around text[start:end], at most MAX_LINE bytes around it."""
+    low = max(0, start - MAX_LINE // 2)
+    high = min(len(text), end + MAX_LINE // 2)
+    begin = text.rfind(b"\n", low, start) + 1 or low
+    stop = text.find(b"\n", end, high)
+    return begin, high if stop < 0 else stop
+
+
+def clip(line: bytes, start: int, end: int, limit: int = 400) -> str:
+    """The line as text, cut around what matched."""
+    if len(line) > limit:
+        low = max(0, min(start - limit // 4, len(line) - limit))
+        piece = line[low : low + limit]
+        return (
+            ("..." if low else "")
+            + piece.decode("utf-8", "replace").strip()
+            + ("..." if low + limit < len(line) else "")
+        )
+    return line.decode("utf-8", "replace").strip()

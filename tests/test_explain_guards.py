@@ -1,0 +1,82 @@
+"""What is no fault must name none, however many words it shares with a cause."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epdoctor.explain.answer import explain_logs, explain_text
+from epdoctor.explain.guards import asks_only, is_bare_name, is_healthy, is_log_line, is_program_output
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ("how do I set NVSHMEM_QP_DEPTH", True),
+        ("is nvidia_peermem needed when the driver has dmabuf?", True),
+        ("why does dispatch hang after an upgrade of nvshmem?", False),
+        ("is peermem not loaded?", False),
+        ("nvidia_peermem is not loaded", False),
+    ],
+)
+def test_question_without_a_symptom(text: str, asks: bool) -> None:
+    assert asks_only(text) is asks
+    assert bool(explain_text(text.encode()).results) is not asks
+
+
+@pytest.mark.parametrize(
+    ("line", "healthy"),
+    [
+        ("            DRAM Uncorrectable                : 0", True),
+        ("    Remapping Failure Occurred            : No", True),
+        ("SymbolErrorCounter:..............0", True),
+        ("        Uncorrectable Error                 : 3", False),
+        ("    Pending                               : Yes", False),
+        ("fails before the start, works with VLLM_USE_DEEP_GEMM=0", False),
+        ("cannot register cq buf: 0", False),
+    ],
+)
+def test_counter_that_stands_at_zero(line: str, healthy: bool) -> None:
+    assert is_healthy(line) is healthy
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("vm.max_map_count = 1048576", True),
+        ("NVSHMEM INFO init complete", True),
+        ("mlx5_core 0000:1b:00.0 ib0: Link up", True),
+        ("NCCL_IB_HCA=mlx5_0\nUCX_TLS=rc", True),
+        ("our dispatch hangs when two nodes take part", False),
+        ("UCX_TLS=tcp is set and there is no cuda in it", False),
+    ],
+)
+def test_program_output(text: str, printed: bool) -> None:
+    assert is_program_output(text) is printed
+
+
+def test_a_collector_in_front_makes_no_log_line() -> None:
+    assert not is_log_line("2026-11-21T10:02:02.123456Z stderr F a person wrote this")
+    assert is_log_line("2026-11-21T10:02:02.123456Z stderr F ERROR 11-21 10:02:02 [core.py:1] x")
+
+
+@pytest.mark.parametrize("name", ["AssertionError", "builtins.RuntimeError", "TimeoutError:"])
+def test_bare_exception_names_nothing(name: str) -> None:
+    assert is_bare_name(name)
+    assert explain_text(name.encode()).results == []
+
+
+@given(st.text(max_size=3000))
+def test_guards_take_any_text(text: str) -> None:
+    for guard in (asks_only, is_program_output, is_healthy, is_bare_name, is_log_line):
+        assert guard(text) in (True, False)
+
+
+def test_numbers_alone_name_nothing() -> None:
+    """A code is a cause's only beside the words of the program that prints it."""
+    lines = [
+        f"step {n}: took {n} us, port {n} status={n} code {n} id={n:x} GPU-{n:08x}" for n in range(66_000)
+    ]
+    answer = explain_logs([("steps.log", ["\n".join(lines).encode()])])
+    assert [(c.cause.id, c.evidence[0].text) for c in answer.results] == []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epdoctor.collect.redact import BLANK, HostHasher, redact, redact_text
+from epdoctor.collect.redact import BLANK, HostHasher, may_hold_secrets, redact, redact_text
 
 SECRETS = [
     ("HF_TOKEN=hf_abcdefghijklmnopqrstuv", "hf_abcdefghijklmnopqrstuv"),
@@ -43,6 +43,18 @@ HARMLESS = [
 def test_secret_is_gone(text: str, secret: str) -> None:
     assert secret not in redact_text(text)
     assert BLANK in redact_text(text)
+
+
+@pytest.mark.parametrize(("text", "secret"), SECRETS)
+def test_the_quick_look_misses_no_secret(text: str, secret: str) -> None:
+    assert may_hold_secrets({"stdout": text})
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=200), st.sampled_from(SECRETS))
+def test_what_the_quick_look_passes_has_nothing_to_redact(text: str, known: tuple[str, str]) -> None:
+    for value in (text, f"{text} {known[0]}", {known[0].partition("=")[0]: text}, ["--" + text[:20], text]):
+        if not may_hold_secrets(value):
+            assert redact(value) == value
 
 
 @pytest.mark.parametrize("text", HARMLESS)

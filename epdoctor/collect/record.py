@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from epdoctor import __version__
-from epdoctor.collect.redact import HostHasher, redact
+from epdoctor.collect.redact import HostHasher, may_hold_secrets, redact
 from epdoctor.exceptions import RecordError
 from epdoctor.facts.base import CollectOptions, Source
 from epdoctor.model import NodeOutcome
@@ -225,7 +225,7 @@ def redact_record(record: Record) -> Record:
     """Without secrets; applied to every record as it arrives, before it is judged or kept."""
     return Record(
         record.node, record.collected_at, record.started_as, record.outcome,
-        {name: redact(entry) for name, entry in record.probes.items()}, record.cpu_s, record.tool_version,
+        {name: redact(entry) if may_hold_secrets(entry) else entry for name, entry in record.probes.items()}, record.cpu_s, record.tool_version,
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ BLANK = "<redacted>"
 _HINTS = (
     "token", "secret", "passw", "pwd", "api-key", "api_key", "apikey", "access_key", "accesskey", "credential",
     "private key", "private_key", "bearer", "authorization", "hf_", "aws_", "sk-", "ghp_", "gho_", "github_pat_",
-    "akia", "xoxb-", "://", "nvapi-", "glpat-", "wandb", "license",
+    "akia", "xox", "://", "nvapi-", "glpat-", "wandb", "ngc_", "passphr", "private-key", "privatekey", "access-key",
+    "basic ", "eyj",
 )  # fmt: skip
 
 _SECRET_NAME = (
@@ -67,6 +68,12 @@ _HARMLESS = re.compile(
     r"tokens?[_-](?:limit|ids?|per[_-].*)|authorized[_-]?keys?(?:file)?|auth|author.{0,20}|.{0,40}tokenizer.{0,40}|"
     r"password-?auth.{0,20}|pwd)$"
 )
+
+
+def may_hold_secrets(value: Any) -> bool:
+    """A quick look over a whole JSON value: nearly all probes hold nothing that could be a secret."""
+    lowered = repr(value).lower()
+    return any(hint in lowered for hint in _HINTS)
 
 
 def redact_text(text: str) -> str:

@@ -174,6 +174,75 @@ def probe_script(spec, emit, modules):
     )
 
 
+READERS = {"files": probe_files, "links": probe_links, "stat": probe_stat}
+BATCH = 8  # file probes that share a child: a fork each costs more than most of them read
+STARTED, ENDED = b"\x1e", b"\x1d"  # marks in a batch's output; a row starts with "["
+
+
+def batches(specs):
+    """(batches of file probes, the other probes)."""
+    conditions = ("lane", "unless_ok", "only_if_exists")
+    small, others = [], []
+    for spec in specs:
+        plain = spec["kind"] in READERS and not any(spec.get(name) for name in conditions)
+        (small if plain else others).append(spec)
+    groups = [small[index : index + BATCH] for index in range(0, len(small), BATCH)]
+    return [
+        {
+            "name": group[0]["name"],
+            "kind": "batch",
+            "specs": group,
+            "timeout_s": max(spec.get("timeout_s", 10.0) for spec in group),
+            "max_bytes": sum(spec.get("max_bytes", 1 << 20) + 64 for spec in group),
+        }
+        for group in groups
+    ], others
+
+
+def read_batch(specs, hard):
+    """In the child: one file probe after the other, each under its own size limit."""
+    for index, spec in enumerate(specs):
+        began = time.monotonic()
+        mark(STARTED, index)
+        size = os.lseek(1, 0, os.SEEK_CUR) + spec.get("max_bytes", 1 << 20)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (min(size, hard), hard))
+        READERS[spec["kind"]](spec, Emitter(1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        mark(ENDED, round(time.monotonic() - began, 4))
+
+
+def mark(sign, value):
+    os.write(1, sign + str(value).encode("ascii") + b"\n")
+
+
+def batch_entries(specs, raw, how, stderr):
+    """(JSON lines of the probes that a batch came to, specs that it never began).
+
+    `how` is what befell the child: ran (0), timeout, stuck, or its exit status; it counts for the probe that
+    was being read."""
+    rows, seconds, last = {}, {}, -1
+    for line in raw[: raw.rfind(b"\n") + 1].split(b"\n")[:-1]:
+        if line.startswith(STARTED):
+            last = int(line[1:])
+            rows[last] = []
+        elif line.startswith(ENDED):
+            seconds[last] = float(line[1:])
+        else:
+            rows[last].append(line)
+    lines = []
+    for index in sorted(rows):
+        entry = {"name": specs[index]["name"], "seconds": seconds.get(index, 0.0), "status": "ran", "rc": 0}
+        if index not in seconds:
+            entry["status"], entry["rc"] = how
+            if entry["rc"] == -signal.SIGXFSZ:
+                entry["truncated"] = True
+            if stderr:
+                entry["stderr"] = stderr
+        head = json.dumps(entry, separators=(",", ":")).encode("ascii")
+        lines.append(head[:-1] + b',"data":[' + b",".join(rows[index]) + b"]}")
+    return lines, [spec for index, spec in enumerate(specs) if index not in rows]
+
+
 def child(spec, modules, out, err):
     """In the forked child: become the probe. Never returns."""
     code = 70
@@ -211,16 +280,14 @@ def child(spec, modules, out, err):
                 os.execvpe(spec["argv"][0], spec["argv"], environment)
             except OSError as error:
                 code = 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
+        elif kind == "batch":
+            read_batch(spec["specs"], limit)
+            code = 0
         else:
-            emit = Emitter(1)
-            if kind == "files":
-                probe_files(spec, emit)
-            elif kind == "links":
-                probe_links(spec, emit)
-            elif kind == "stat":
-                probe_stat(spec, emit)
-            elif kind == "script":
-                probe_script(spec, emit, modules)
+            if kind == "script":
+                probe_script(spec, Emitter(1), modules)
+            else:
+                READERS[kind](spec, Emitter(1))
             code = 0
     except BaseException as error:  # the child must end here, whatever happens
         try:
@@ -287,6 +354,10 @@ class Running(object):
         else:
             code = os.WEXITSTATUS(wait_status)
             status = "ran"
+        if spec["kind"] == "batch":
+            os.close(self.out)
+            os.close(self.err)
+            return batch_entries(spec["specs"], raw, (status, code), stderr)
         if spec["kind"] == "command":
             if status == "ran" and code == 127 and not raw and not stderr:
                 status = "not-found"
@@ -315,6 +386,18 @@ def send(line):
     line += b"\n"
     while line:
         line = line[os.write(1, line) :]
+
+
+def deliver(probe, wait_status):
+    """Send what a child brought; gives back the probes of a batch that it never began."""
+    result = probe.result(wait_status)
+    if probe.spec["kind"] != "batch":
+        send(result)
+        return []
+    lines, rest = result
+    for line in lines:
+        send(line)
+    return rest
 
 
 def skip_reason(spec, finished):
@@ -369,8 +452,9 @@ def work(plan_text, running):
     deadline = began + plan.get("deadline_s", 60.0)
     finished = {}
     hung = {}  # lane -> the probe that did not come back
-    waiting = list(plan["probes"])
-    names = {spec["name"] for spec in waiting}
+    names = {spec["name"] for spec in plan["probes"]}
+    batched, waiting = batches(plan["probes"])
+    waiting += batched
     modules = plan.get("modules", {})
     # Ours gone (connection lost, Ctrl-C on the other side): kill what runs and leave.
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGALRM):
@@ -389,7 +473,7 @@ def work(plan_text, running):
     while waiting or running:
         now = time.monotonic()
         if now > deadline:
-            for spec in waiting:
+            for spec in [one for item in waiting for one in item.get("specs", [item])]:
                 send(
                     json.dumps(
                         {
@@ -460,13 +544,13 @@ def work(plan_text, running):
                 finished[probe.spec["name"]] = (ended, code)
                 if probe.killed and probe.spec.get("lane"):
                     hung[probe.spec["lane"]] = probe.spec["name"]
-                send(probe.result(status))
+                waiting += deliver(probe, status)
             elif probe.killed and now - probe.killed > GRACE_S:
                 running.remove(probe)  # in state D: the kernel ends it when it wakes
                 finished[probe.spec["name"]] = ("stuck", -1)
                 if probe.spec.get("lane"):
                     hung[probe.spec["lane"]] = probe.spec["name"]
-                send(probe.result(None))
+                waiting += deliver(probe, None)
             elif not probe.killed and now >= probe.deadline:
                 probe.kill()
 

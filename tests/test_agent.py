@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from epdoctor import agent
 from epdoctor.collect.plan import all_probes, build_plan, payload
 from epdoctor.collect.record import parse_output
 from epdoctor.facts.base import CollectOptions, Command, Script
@@ -173,6 +174,46 @@ def test_files_links_and_stat(tmp_path: Path) -> None:
     assert found["links"]["data"] == [[f"{tmp_path}/link.conf", "a.conf"]]
     assert found["stat"]["data"][0][1]["size"] == 3
     assert found["stat"]["data"][0][1]["total"] > 0
+
+
+def files(name: str, *globs: str, **extra: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "files", "globs": list(globs), "max_bytes": 65536, **extra}
+
+
+def test_file_probes_share_a_child_and_each_has_its_own_entry(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"f{number}").write_text(str(number))
+    found = run_plan([files(f"p{number}", f"{tmp_path}/f{number}") for number in range(20)])
+    assert [found[f"p{number}"]["data"] for number in range(20)] == [
+        [[f"{tmp_path}/f{n}", str(n)]] for n in range(20)
+    ]
+    assert {found[f"p{number}"]["status"] for number in range(20)} == {"ran"}
+
+
+def test_a_flood_in_a_batch_costs_its_own_probe(tmp_path: Path) -> None:
+    (tmp_path / "big").write_text("x" * 50_000)
+    (tmp_path / "small").write_text("s")
+    probes = [
+        files("a", f"{tmp_path}/small"),
+        files("b", f"{tmp_path}/big", max_bytes=1000),
+        files("c", f"{tmp_path}/small"),
+    ]
+    found = run_plan(probes)
+    assert found["b"]["truncated"] is True
+    assert found["a"]["data"] == found["c"]["data"] == [[f"{tmp_path}/small", "s"]]
+
+
+def test_a_probe_that_hung_in_a_batch_is_named_and_the_rest_is_asked_again() -> None:
+    """A sysfs file of a wedged device cannot be had here: the batch's output as it stands when the child is killed."""
+    specs = [{"name": name, "kind": "files", "globs": []} for name in "abcd"]
+    raw = b'\x1e0\n["/x","1"]\n\x1d0.01\n\x1e1\n["/y","2"]\n["/z","unfin'
+    lines, rest = agent.batch_entries(specs, raw, ("timeout", None), "")  # type: ignore[no-untyped-call]  # Python 3.6 code, unannotated
+    entries = [json.loads(line) for line in lines]
+    assert [(entry["name"], entry["status"], entry["data"]) for entry in entries] == [
+        ("a", "ran", [["/x", "1"]]),
+        ("b", "timeout", [["/y", "2"]]),
+    ]
+    assert [spec["name"] for spec in rest] == ["c", "d"]
 
 
 def test_the_node_deadline_gives_what_there_is() -> None:

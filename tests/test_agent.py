@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -224,6 +224,19 @@ def test_the_node_deadline_gives_what_there_is() -> None:
     assert found["slow"]["status"] == "timeout"
 
 
+def started(plan: dict[str, Any]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """An agent that has been given its plan and has said its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-IB", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(payload(plan))
+    process.stdin.close()
+    process.stdout.readline()
+    return process, process.stdout
+
+
 def test_a_lost_reader_ends_everything_it_started() -> None:
     plan = {
         "nonce": "n0",
@@ -232,13 +245,8 @@ def test_a_lost_reader_ends_everything_it_started() -> None:
         "modules": {},
         "probes": [command("s", "sleep", "4711", timeout_s=50)],
     }
-    process = subprocess.Popen([sys.executable, "-IB", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(payload(plan))
-    process.stdin.close()
-    process.stdout.readline()
-    process.stdout.close()
+    process, stdout = started(plan)
+    stdout.close()
     process.wait(timeout=10)
     left = subprocess.run(["pgrep", "-f", "^sleep 4711$"], stdout=subprocess.PIPE, check=False)
     assert left.stdout == b""
@@ -248,17 +256,10 @@ def test_a_reader_lost_while_the_agent_writes_ends_everything() -> None:
     slow = [command(f"w{n}", "sh", "-c", "sleep 0.4; yes | head -c 60000", timeout_s=50) for n in range(3)]
     probes = [command("s", "sleep", "4713", timeout_s=50), *slow]
     plan = {"nonce": "n0", "deadline_s": 50, "parallel": 4, "modules": {}, "probes": probes}
-    process = subprocess.Popen(
-        [sys.executable, "-IB", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(payload(plan))
-    process.stdin.close()
-    process.stdout.readline()
+    process, stdout = started(plan)
     # Full pipe: the agent sits in write() when its reader goes.
     time.sleep(1.0)
-    process.stdout.close()
+    stdout.close()
     process.wait(timeout=10)
     left = subprocess.run(["pgrep", "-f", "^sleep 4713$"], stdout=subprocess.PIPE, check=False)
     assert left.stdout == b""
@@ -272,12 +273,7 @@ def test_term_ends_everything_it_started() -> None:
         "modules": {},
         "probes": [command("s", "sleep", "4712", timeout_s=50)],
     }
-    process = subprocess.Popen([sys.executable, "-IB", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(payload(plan))
-    process.stdin.close()
-    process.stdout.readline()
+    process, _ = started(plan)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=10)

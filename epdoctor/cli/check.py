@@ -20,10 +20,9 @@ from epdoctor.cli.options import (
     node_choice,
     node_options,
     parse_outputs,
-    severity,
 )
 from epdoctor.exceptions import UsageError
-from epdoctor.model import Check, Goal, Report
+from epdoctor.model import Check, Goal, Report, Severity
 
 FORMATS = ("text", "json")
 
@@ -131,7 +130,7 @@ def _offline(values: dict[str, Any], checks: dict[str, Check], goal: Goal) -> Re
         engine,
         checks,
         source=source,
-        fail_on=severity(values["fail_on"]),
+        fail_on=Severity(values["fail_on"]),
         collected_at=recording.collected_at,
         catalogue_date=catalogue_date(),
     )
@@ -174,7 +173,7 @@ def _live(values: dict[str, Any], choice: NodeChoice, checks: dict[str, Check], 
         engines[0],
         checks,
         source=gathered.recording.source,
-        fail_on=severity(values["fail_on"]),
+        fail_on=Severity(values["fail_on"]),
         collected_at=gathered.recording.collected_at,
         catalogue_date=catalogue_date(),
     )

@@ -15,7 +15,7 @@ import click
 from epdoctor.config import Config, load_config
 from epdoctor.exceptions import UsageError
 from epdoctor.facts.base import CollectOptions
-from epdoctor.model import Check, Goal, Severity
+from epdoctor.model import Check, Goal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -221,10 +221,6 @@ def choose_checks(values: dict[str, Any], config: Config) -> ChosenChecks:
     select, ignore = select or list(profile.select), [*ignore, *profile.ignore]
     chosen = select_checks(regrade(profile, checks), select, ignore)
     return ChosenChecks(chosen, bool(select or ignore), profile.name, profile.backend, profile.timeout_s)
-
-
-def severity(word: str) -> Severity:
-    return Severity(word)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from epdoctor.model import Check
 
-CHECK_BASE = "checks"
-
 
 def check_page(check: Check) -> str:
     """What it checks, why, when it applies, how to see it by hand, the fix, how to verify, sources."""

@@ -67,8 +67,8 @@ def _validate(value: Any, path: Path) -> None:
     for key in ("title", "why", "by_hand", "rule"):
         if not isinstance(value[key], str) or not value[key].strip():
             refuse(f"{key} must be a text")
-    if value["scope"] not in ("node", "cluster"):
-        refuse("scope must be node or cluster")
+    if value["scope"] not in ("node", "cluster", "launch"):
+        refuse("scope must be node, cluster or launch")
     severities = value["severity"] if isinstance(value["severity"], dict) else {"default": value["severity"]}
     if "default" not in severities:
         refuse("severity has no default")

@@ -6,13 +6,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from epdoctor.cluster import Cluster, digest
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import Node
 from epdoctor.model import Check, Finding, Goal, Problem, Severity, Status
 from epdoctor.rules import NotApplicable, all_needs, all_rules
+
+if TYPE_CHECKING:
+    from epdoctor.launch.model import LaunchSet
 
 _ROOT_WORDS = (
     "denied",
@@ -66,6 +69,7 @@ class Engine:
         self._needs = all_needs()
         self._node_checks = [check for check in checks.values() if check.scope == "node"]
         self._cluster_checks = [check for check in checks.values() if check.scope == "cluster"]
+        self._launch_checks = [check for check in checks.values() if check.scope == "launch"]
         self._no_reason = {check.id: applies(check, goal, self.backends) for check in checks.values()}
 
     def judge_node(self, node: Node) -> NodeJudgement:
@@ -85,6 +89,25 @@ class Engine:
         cluster = Cluster(self.goal, digests)
         return [self._judge_on_cluster(check, cluster) for check in self._cluster_checks]
 
+    def judge_launch(self, launch: LaunchSet) -> list[Finding]:
+        """Every check of scope launch on what will be (or was) started."""
+        return [self._judge_on_launch(check, launch) for check in self._launch_checks]
+
+    def _judge_on_launch(self, check: Check, launch: LaunchSet) -> Finding:
+        rule = self._rules[check.rule].function
+
+        def run() -> Iterable[Problem]:
+            self._require(check, launch)
+            return rule(launch, **check.params)
+
+        return self._judge(check, "", "", run, root=True)
+
+    def _require(self, check: Check, subject: Any) -> None:
+        for name in check.needs:
+            predicate = self._needs[name]
+            if not predicate(subject):
+                raise NotApplicable((predicate.__doc__ or f"no {name}").strip().rstrip("."))
+
     def _judge_on_cluster(self, check: Check, cluster: Cluster) -> Finding:
         reason = self._no_reason[check.id] or ("only one node" if len(cluster.digests) < 2 else "")
         rule = self._rules[check.rule].function
@@ -95,10 +118,7 @@ class Engine:
         rule = self._rules[check.rule].function
 
         def run() -> Iterable[Problem]:
-            for name in check.needs:
-                predicate = self._needs[name]
-                if not predicate(node):
-                    raise NotApplicable((predicate.__doc__ or f"no {name}").strip().rstrip("."))
+            self._require(check, node)
             return rule(node, **check.params)
 
         return self._judge(check, node.name, reason, run, root=node.root)

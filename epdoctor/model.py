@@ -54,6 +54,22 @@ class Disruption(str, enum.Enum):
     HIGH = "high"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Location:
+    """Where in a file the user wrote it: a script, a manifest, an environment file."""
+
+    path: str
+    """As the user named the file; "--" for a command on our own command line."""
+    line: int
+    """From 1; 0: the file as a whole."""
+    column: int = 0
+    """From 1; 0: not known."""
+
+    def __str__(self) -> str:
+        parts = [self.path] + [str(n) for n in (self.line, self.column) if n]
+        return ":".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that a rule found wrong. Rules yield these; no problem means pass."""
@@ -73,6 +89,8 @@ class Problem:
     """What it is about: "mlx5_3", "GPU 2", "containerd.service"."""
     odd_nodes: tuple[str, ...] = ()
     """Cluster rules only: the nodes that are wrong."""
+    location: Location | None = None
+    """Launch rules only: the line to change."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +114,7 @@ class Check:
     severity: Mapping[str, Severity]
     """By back end; the key "default" is for all others and for runs without --backend."""
     scope: str
-    """node | cluster"""
+    """node | cluster | launch"""
     rule: str
     params: Mapping[str, Any]
     why: str

@@ -34,7 +34,7 @@ class NotApplicable(Exception):  # noqa: N818 - a state, not an error: becomes "
 class Rule:
     name: str
     scope: str
-    """node | cluster"""
+    """node | cluster | launch"""
     function: Callable[..., Iterator[Problem]]
 
 
@@ -62,6 +62,12 @@ def node_rule(function: F) -> F:
 def cluster_rule(function: F) -> F:
     """Register a rule whose first argument is a Cluster."""
     _register(function, "cluster")
+    return function
+
+
+def launch_rule(function: F) -> F:
+    """Register a rule whose first argument is a LaunchSet (epdoctor/launch/model.py): what will be started."""
+    _register(function, "launch")
     return function
 
 
@@ -97,7 +103,7 @@ def all_needs() -> dict[str, Callable[[Any], bool]]:
 
 
 def rule_parameters(rule: Rule) -> dict[str, Any]:
-    """Parameter name -> inspect.Parameter, without the first (node or cluster)."""
+    """Parameter name -> inspect.Parameter, without the first (node, cluster or launch)."""
     import inspect
 
     return dict(list(inspect.signature(rule.function).parameters.items())[1:])

@@ -23,6 +23,7 @@ COMMANDS = {
         "Put the nodes in order, prove it, and keep the way back.",
     ),
     "rollback": ("epdoctor.cli.rollback:rollback_command", "Undo a run of provision."),
+    "bench": ("epdoctor.cli.bench:bench_command", "Prove layer by layer that the nodes can talk."),
     "list": ("epdoctor.cli.listing:list_command", "List checks, profiles, back ends and version tables."),
 }
 

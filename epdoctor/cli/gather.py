@@ -27,6 +27,10 @@ class Gathered:
     interrupted: bool = False
     several: bool = False
     """Whether an inventory was used (also of one node)."""
+    targets: tuple[Target, ...] = ()
+    """The chosen nodes, in inventory order."""
+    via: str = ""
+    """--via with {node} in it."""
 
 
 def _is_one_place(choice: NodeChoice) -> bool:
@@ -91,13 +95,14 @@ def gather(
             progress.running[node] = 0.0
             progress.draw()
 
+    via = _place(choice.via)[1] if _is_one_place(choice) else choice.via
     session = Session(
         inventory.nodes,
         options,
         forks=choice.forks,
         timeout_s=choice.timeout_s,
         become=choice.become,
-        via=_place(choice.via)[1] if _is_one_place(choice) else choice.via,
+        via=via,
         transport=choice.transport,
         watcher=watch,
     )
@@ -131,7 +136,9 @@ def gather(
     warnings = list(inventory.warnings)
     for record in records:
         warnings.extend(f"{record.node}: {text}" for text in record.outcome.warnings)
-    return Gathered(recording, records, _fold_warnings(warnings), interrupted, choice.all_nodes)
+    return Gathered(
+        recording, records, _fold_warnings(warnings), interrupted, choice.all_nodes, inventory.nodes, via
+    )
 
 
 def _fold_warnings(warnings: list[str]) -> list[str]:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import IO
 
-from epdoctor.cli.terminal import columns
+from epdoctor.cli.terminal import LiveLine
 from epdoctor.provision.events import EventReader
 from epdoctor.report.sanitize import sanitize
 
 
-class RunProgress:
+class RunProgress(LiveLine):
     """Give `watch` to provision.runner.run."""
 
     def __init__(self, verb: str, stream: IO[str] | None = None) -> None:
         self.verb = verb
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty() and os.environ.get("TERM", "") != "dumb"
+        super().__init__(stream)
         self.started = time.monotonic()
         self._component = ""
         self._since = self.started
-        self._shown = ""
         self._failures = 0
 
     def watch(self, reader: EventReader) -> None:
@@ -46,18 +42,7 @@ class RunProgress:
             f"{self.verb} {reader.component or 'nodes'} on {len(result.nodes)} nodes · {task} · "
             f"{time.monotonic() - self.started:.0f} s{out}"
         )
-        text = sanitize(text)[: columns(self.stream) - 1]
-        if text != self._shown:
-            self.stream.write("\r\x1b[K" + text)
-            self.stream.flush()
-            self._shown = text
-
-    def clear(self) -> None:
-        """Take the live line away."""
-        if self.live and self._shown:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
-            self._shown = ""
+        self.show(text)
 
     def _component_done(self, reader: EventReader) -> None:
         result, name = reader.result, self._component

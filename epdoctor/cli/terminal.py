@@ -48,34 +48,19 @@ def _rich_line(line: Line, text_class: type) -> object:
     return text
 
 
-class Progress:
-    """One live line on standard error: nodes done, running, failed, and the slowest probe so far."""
+class LiveLine:
+    """One line on a terminal that is drawn over itself; nothing where the stream is no terminal."""
 
-    def __init__(self, total: int, stream: IO[str] | None = None) -> None:
+    def __init__(self, stream: IO[str] | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.total = total
-        self.done = 0
-        self.failed = 0
-        self.running: dict[str, float] = {}
-        self.slowest = ("", "", 0.0)
         self.live = self.stream.isatty() and os.environ.get("TERM", "") != "dumb"
         self._shown = ""
 
-    def draw(self) -> None:
-        if not self.live:
-            return
+    def show(self, text: str) -> None:
         from epdoctor.report.sanitize import sanitize
 
-        probe, node, seconds = self.slowest
-        parts = [f"{self.done}/{self.total} nodes done", f"{len(self.running)} running"]
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        if probe:
-            parts.append(f"slowest {probe} on {node} {seconds:.1f} s")
-        elif self.running and self.done:
-            parts.append("waiting for " + ", ".join(list(self.running)[:3]))
-        text = sanitize(", ".join(parts))[: columns(self.stream) - 1]
-        if text != self._shown:
+        text = sanitize(text)[: columns(self.stream) - 1]
+        if self.live and text != self._shown:
             self.stream.write("\r\x1b[K" + text)
             self.stream.flush()
             self._shown = text
@@ -85,3 +70,28 @@ class Progress:
             self.stream.write("\r\x1b[K")
             self.stream.flush()
             self._shown = ""
+
+
+class Progress(LiveLine):
+    """Nodes done, running, failed, and the slowest probe so far, on standard error."""
+
+    def __init__(self, total: int, stream: IO[str] | None = None) -> None:
+        super().__init__(stream)
+        self.total = total
+        self.done = 0
+        self.failed = 0
+        self.running: dict[str, float] = {}
+        self.slowest = ("", "", 0.0)
+
+    def draw(self) -> None:
+        if not self.live:
+            return
+        probe, node, seconds = self.slowest
+        parts = [f"{self.done}/{self.total} nodes done", f"{len(self.running)} running"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if probe:
+            parts.append(f"slowest {probe} on {node} {seconds:.1f} s")
+        elif self.running and self.done:
+            parts.append("waiting for " + ", ".join(list(self.running)[:3]))
+        self.show(", ".join(parts))

@@ -39,10 +39,11 @@ def run_fleet(
     become: bool = False,
     via: str = "",
     on_event: Callable[[Event], None] = lambda _: None,
+    prepare: Callable[[Job], None] = lambda _: None,
 ) -> FleetRun:
     """Start asking all nodes; iterate over the returned run for one NodeResult each, as they come.
 
-    `payload_for` is called in worker threads; `on_event` only in the thread that iterates.
+    `payload_for` and `prepare` are called in worker threads, `prepare` once for each attempt's job; `on_event` only in the thread that iterates.
     `transport`: fabric | openssh | local. Targets with connection "local" always run locally; `via` replaces
     SSH for all others. Raises UsageError before any connection: options that cannot be honoured, a program
     that is not installed, duplicate names.
@@ -71,6 +72,7 @@ def run_fleet(
         forks=forks,
         node_timeout_s=node_timeout_s,
         on_event=on_event,
+        prepare=prepare,
     )
 
 
@@ -127,8 +129,10 @@ class FleetRun:
         forks: int,
         node_timeout_s: float,
         on_event: Callable[[Event], None] = lambda _: None,
+        prepare: Callable[[Job], None] = lambda _: None,
     ) -> None:
         self._payload_for, self._transport_for, self._on_event = payload_for, transport_for, on_event
+        self._prepare = prepare
         self._timeout_s = node_timeout_s
         self._waiting = collections.deque(targets)
         self._pending = {target.name: target for target in targets}
@@ -241,6 +245,7 @@ class FleetRun:
                     return
                 target = self._waiting.popleft()
                 job = Job(target, time.monotonic() + self._timeout_s, self._inbox.put)
+                self._prepare(job)
                 self._jobs[target.name] = job
             result = self._ask(job)
             with self._lock:

@@ -65,24 +65,39 @@ def _pump(job: Job, child: subprocess.Popen[bytes], payload: bytes) -> None:
     assert child.stdout is not None
     assert child.stderr is not None
     to_send = memoryview(payload)
+    ending = job.feed is None
     with selectors.DefaultSelector() as selector:
         os.set_blocking(child.stdin.fileno(), False)
         selector.register(child.stdin, selectors.EVENT_WRITE)
         selector.register(child.stdout, selectors.EVENT_READ)
         selector.register(child.stderr, selectors.EVENT_READ)
+        if job.feed is not None:
+            selector.register(job.feed, selectors.EVENT_READ)
         open_outputs = 2
         while open_outputs:
             job.check()
             for key, _ in selector.select(timeout=max(0.0, min(0.5, job.remaining()))):
+                if key.fileobj is job.feed:
+                    assert job.feed is not None
+                    more, ended = job.feed.take()
+                    if ended:
+                        ending = True
+                        selector.unregister(job.feed)
+                    to_send = memoryview(bytes(to_send) + more)
+                    if not child.stdin.closed and child.stdin not in selector.get_map():
+                        selector.register(child.stdin, selectors.EVENT_WRITE)
+                    continue
                 if key.fileobj is child.stdin:
                     try:
                         to_send = to_send[os.write(key.fd, to_send[:_CHUNK]) :] if to_send else to_send
                     except BlockingIOError:
                         continue
                     except OSError:  # it ended, or closed its stdin: its status tells
-                        to_send = to_send[:0]
+                        to_send, ending = to_send[:0], True
                     if not to_send:
                         selector.unregister(child.stdin)
+                        if not ending:
+                            continue
                         with contextlib.suppress(OSError):
                             child.stdin.close()
                         job.sent()

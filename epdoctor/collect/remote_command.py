@@ -14,13 +14,19 @@ FLAGS = ("-IB", "-")
 """Isolated from the login's environment, no .pyc files, program on stdin."""
 
 
-def over_ssh(target: Target, *, become: bool) -> str:
+def bootstrap(size: int) -> tuple[str, ...]:
+    """Flags for a program of `size` bytes that goes on reading its stdin: `-` would read to its end first."""
+    return ("-IBc", f"import sys;exec(compile(sys.stdin.buffer.read({size}),'epdoctor','exec'))")
+
+
+def over_ssh(target: Target, *, become: bool, flags: tuple[str, ...] = FLAGS) -> str:
     """For the login shell of the node, whichever it is (sh, csh, fish): one `sh -c` with quoted words."""
+    quoted = [shlex.quote(flag) for flag in flags]
     if target.python_interpreter:
         words = _words(target.python_interpreter)
-        start = f"command -v {words[0]} >/dev/null 2>&1 && exec {' '.join((*words, *FLAGS))}"
+        start = f"command -v {words[0]} >/dev/null 2>&1 && exec {' '.join((*words, *quoted))}"
     else:
-        found = f"command -v $p >/dev/null 2>&1 && exec $p {' '.join(FLAGS)}"
+        found = f"command -v $p >/dev/null 2>&1 && exec $p {' '.join(quoted)}"
         start = f"for p in {' '.join(PYTHONS)}; do {found}; done"
     script = f'{start}; echo "{NO_PYTHON}" >&2; exit 127'
     if not (become or target.become):
@@ -41,10 +47,10 @@ def _words(interpreter: str) -> list[str]:
     return out
 
 
-def as_argv(target: Target, *, become: bool) -> list[str]:
+def as_argv(target: Target, *, become: bool, flags: tuple[str, ...] = FLAGS) -> list[str]:
     """For `--via`, appended to the template: no shell in between."""
     python: Sequence[str] = target.python_interpreter.split() or PYTHONS[:1]
     sudo: list[str] = []
     if become or target.become:
         sudo = ["sudo", "-n", *(["-u", target.become_user] if target.become_user else []), "--"]
-    return [*sudo, *python, *FLAGS]
+    return [*sudo, *python, *flags]

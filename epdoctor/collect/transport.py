@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import os
+import select
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from epdoctor.collect import remote_command
 from epdoctor.collect.targets import Target
 
 MAX_STDOUT_BYTES = 32 * 1024 * 1024
@@ -84,6 +88,45 @@ class NodeResult:
     """Only for a bug of ours."""
 
 
+class Feed:
+    """Bytes for a node's program after its payload, put by any thread, taken by the transport.
+
+    `fileno()` is readable while there is something to take: a transport that waits in select() hears of it."""
+
+    def __init__(self) -> None:
+        self._parts: collections.deque[bytes | None] = collections.deque()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+
+    def put(self, data: bytes) -> None:
+        self._parts.append(data)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
+
+    def end(self) -> None:
+        """End of the node's stdin."""
+        self._parts.append(None)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
+
+    def fileno(self) -> int:
+        return self._wake_read
+
+    def take(self, timeout_s: float = 0.0) -> tuple[bytes, bool]:
+        """(bytes, whether that was the end); waits up to `timeout_s` for the first."""
+        if not self._parts and timeout_s:
+            select.select([self._wake_read], [], [], timeout_s)
+        if select.select([self._wake_read], [], [], 0)[0]:
+            os.read(self._wake_read, 4096)
+        taken: list[bytes] = []
+        while self._parts:
+            part = self._parts.popleft()
+            if part is None:
+                return b"".join(taken), True
+            taken.append(part)
+        return b"".join(taken), False
+
+
 @dataclass
 class Job:
     """One node being asked: its deadline, what it sent so far, and how to cut it off from another thread."""
@@ -103,6 +146,12 @@ class Job:
     """connecting | logging in | waiting for the answer; names what a deadline hit."""
     by_hand: str = ""
     """Command that shows a hang by hand; the transport sets it."""
+    flags: tuple[str, ...] = remote_command.FLAGS
+    """Of the node's Python."""
+    feed: Feed | None = None
+    """More stdin after the payload; None: the payload is all."""
+    consume: Callable[[bytes], None] | None = None
+    """Takes the output as it comes; `stdout` then keeps its beginning only."""
     cancelled: bool = False
     _closers: list[Callable[[], object]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -159,6 +208,10 @@ class Job:
         if self.first_byte_at is None:
             self.first_byte_at = now
         self.received_at = now
+        if self.consume is not None:
+            self.stdout += data[: max(0, 400 - len(self.stdout))]
+            self.consume(data)
+            return
         room = MAX_STDOUT_BYTES - len(self.stdout)
         self.stdout += data[:room]
         if len(data) > room:

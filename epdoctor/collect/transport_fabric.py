@@ -110,7 +110,7 @@ class FabricTransport:
             )
         job.event("connected")
         job.stage = "waiting for the answer"
-        command = remote_command.over_ssh(job.target, become=self._become)
+        command = remote_command.over_ssh(job.target, become=self._become, flags=job.flags)
         try:
             channel = client.transport.open_session(timeout=max(0.1, job.remaining()))
             channel.exec_command(command)
@@ -246,7 +246,7 @@ def _converse(job: Job, channel: Any, payload: bytes) -> int | None:
     """Send everything, read everything. The output may begin before the payload is through."""
     channel.settimeout(_POLL_S)
     sender = threading.Thread(target=_send, args=(job, channel, payload), daemon=True, name="epdoctor-send")
-    if len(payload) > channel.out_window_size:
+    if job.feed is not None or len(payload) > channel.out_window_size:
         sender.start()  # so that a node that talks first cannot block both sides
     else:
         _send(job, channel, payload)
@@ -281,6 +281,17 @@ def _send(job: Job, channel: Any, payload: bytes) -> None:
                 rest = rest[channel.send(rest[:_CHUNK]) :]
             except socket.timeout:  # noqa: UP041 - the window is full; reading shares the timeout
                 job.check()
+        while job.feed is not None:
+            more, ended = job.feed.take(timeout_s=0.5)
+            job.check()
+            rest = memoryview(more)
+            while rest:
+                try:
+                    rest = rest[channel.send(rest[:_CHUNK]) :]
+                except socket.timeout:  # noqa: UP041 - as above
+                    job.check()
+            if ended or channel.closed:
+                break
         channel.shutdown_write()
     except (NodeFailure, OSError, EOFError, paramiko.SSHException):
         return  # cut off, or the command ended first: its status and stderr tell why

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from epdoctor.collect import endings, process
-from epdoctor.collect.remote_command import FLAGS
 from epdoctor.collect.transport import Job, NodeFailure
 
 
@@ -22,7 +21,7 @@ class LocalTransport:
             sudo = ["sudo", "-n", *user, "--"]
         job.stage = "waiting for the answer"
         job.event("connected")
-        return process.run(job, [*sudo, *python, *FLAGS], payload)
+        return process.run(job, [*sudo, *python, *job.flags], payload)
 
     def explain(self, job: Job, rc: int | None) -> NodeFailure | None:
         stderr = job.stderr.decode(errors="replace")

@@ -33,13 +33,14 @@ class OpenSshTransport:
         self._connect_timeout_s = connect_timeout_s
         self._jumps = threading.BoundedSemaphore(JUMPS_AT_ONCE)
 
-    def argv(self, target: Target) -> list[str]:
+    def argv(self, target: Target, flags: tuple[str, ...] = remote_command.FLAGS) -> list[str]:
         # ssh takes the first value it sees: the user's words win over ours.
         words = [self._ssh, *argv_words(target), "-T", "-oBatchMode=yes"]
         if target.accept_any_host_key:
             words.append("-oStrictHostKeyChecking=no")
         words += [f"-oConnectTimeout={self._connect_timeout_s}", "-oLogLevel=ERROR", "-oForwardX11=no"]
-        return [*words, "--", target.address, remote_command.over_ssh(target, become=self._become)]
+        command = remote_command.over_ssh(target, become=self._become, flags=flags)
+        return [*words, "--", target.address, command]
 
     def run(self, job: Job, payload: bytes) -> int | None:
         options = self._options.get(job.target.name)
@@ -49,7 +50,7 @@ class OpenSshTransport:
         job.by_hand = endings.ssh_command(job.target, "uptime")
         with bounded:
             job.stage = "waiting for the answer"
-            return process.run(job, self.argv(job.target), payload)
+            return process.run(job, self.argv(job.target, job.flags), payload)
 
     def explain(self, job: Job, rc: int | None) -> NodeFailure | None:
         options = self._options.get(job.target.name)

@@ -6,7 +6,7 @@ import shlex
 import shutil
 
 from epdoctor.collect import endings, process
-from epdoctor.collect.remote_command import as_argv
+from epdoctor.collect.remote_command import FLAGS, as_argv
 from epdoctor.collect.targets import Target
 from epdoctor.collect.transport import Job, NodeFailure
 from epdoctor.exceptions import UsageError
@@ -35,17 +35,17 @@ class ViaTransport:
             )
         self._become = become
 
-    def argv(self, target: Target) -> list[str]:
+    def argv(self, target: Target, flags: tuple[str, ...] = FLAGS) -> list[str]:
         filled = [
             word.replace("{host}", "\0").replace("{node}", target.name).replace("\0", target.address)
             for word in self._words
         ]
-        return [*filled, *as_argv(target, become=self._become)]
+        return [*filled, *as_argv(target, become=self._become, flags=flags)]
 
     def run(self, job: Job, payload: bytes) -> int | None:
         job.stage = "waiting for the answer"
-        argv = self.argv(job.target)
-        job.by_hand = endings.via_by_hand(argv)
+        argv = self.argv(job.target, job.flags)
+        job.by_hand = endings.via_by_hand(self.argv(job.target))
         return process.run(job, argv, payload)
 
     def explain(self, job: Job, rc: int | None) -> NodeFailure | None:

@@ -1,0 +1,1 @@
+"""Layers of the ladder, one module each; see epdoctor/bench/ladder.py."""

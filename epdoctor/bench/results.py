@@ -1,0 +1,94 @@
+"""What a layer of the ladder measured, and what it comes to. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from epdoctor.model import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number, or one failure, between two ends or at one."""
+
+    what: str
+    """"port 29550", "write bandwidth", "all-to-all 64 MiB": with the ends it names the measurement."""
+    a: str
+    """Node that acted (client, sender)."""
+    b: str = ""
+    """Node at the other end; empty: inside `a`."""
+    rail: str = ""
+    """HCA, GPU pair or interface that it went over: "mlx5_2", "GPU0-GPU1"; empty: not of one rail."""
+    value: float | None = None
+    unit: str = ""
+    expected: float | None = None
+    """Least value that counts as right (most, where `lower_is_better`); None: no expectation, never a failure."""
+    expected_from: str = ""
+    """"0.9 x link rate 400 Gb/s (perftest; table of 2026-11-22)"."""
+    status: Status = Status.PASS
+    detail: str = ""
+    """Why it failed or is unknown: "connection refused", "registering 64 KiB: ENOMEM"."""
+    output: str = ""
+    """What a tool printed when it failed: goes through explain."""
+    lower_is_better: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """What would explain the failures, most likely first."""
+
+    kind: str
+    """node | rail | node-rail | pair | port | all"""
+    name: str
+    failing: int
+    of: int
+    """Failing measurements among those that touch it."""
+    sentence: str
+
+
+@dataclass
+class LayerResult:
+    """One layer's outcome."""
+
+    number: str
+    name: str
+    title: str
+    status: Status
+    measurements: list[Measurement] = field(default_factory=list)
+    reason: str = ""
+    """Why skipped or unknown."""
+    summary: str = ""
+    """When it passes: "12 pairs, 5 ports, both ways; 0.2 ms; path MTU 9000"."""
+    broken: str = ""
+    """When it fails: "port 29550 from gpu07 to gpu12: connection refused"."""
+    suspects: list[Suspect] = field(default_factory=list)
+    checks: tuple[str, ...] = ()
+    """Ids of checks that would explain a failure."""
+    next: str = ""
+    """Command to type after a failure."""
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[Measurement]:
+        return [one for one in self.measurements if one.status is Status.FAIL]
+
+
+def judge_value(measurement: Measurement) -> Status:
+    """Against its expectation."""
+    if measurement.value is None:
+        return Status.UNKNOWN
+    if measurement.expected is None:
+        return Status.PASS
+    if measurement.lower_is_better:
+        return Status.PASS if measurement.value <= measurement.expected else Status.FAIL
+    return Status.PASS if measurement.value >= measurement.expected else Status.FAIL
+
+
+def overall(measurements: list[Measurement]) -> Status:
+    """A failure counts most; something unknown is never green."""
+    found = {one.status for one in measurements}
+    for status in (Status.FAIL, Status.UNKNOWN, Status.PASS):
+        if status in found:
+            return status
+    return Status.SKIP

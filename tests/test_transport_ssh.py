@@ -116,14 +116,15 @@ def test_agent_holds_the_encrypted_key_for_many_nodes_at_once(lab: SshdLab, tmp_
     askpass.chmod(0o700)
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(sock)], stdout=subprocess.DEVNULL)
     try:
-        while not sock.exists():
-            time.sleep(0.02)
         env = {
             **os.environ,
             "SSH_AUTH_SOCK": str(sock),
             "SSH_ASKPASS": str(askpass),
             "SSH_ASKPASS_REQUIRE": "force",
         }
+        # The socket's file is there before the agent listens on it: ask until it answers (ssh-add(1), status 2).
+        while subprocess.run(["ssh-add", "-l"], env=env, capture_output=True, check=False).returncode == 2:
+            time.sleep(0.02)
         subprocess.run(["ssh-add", "-q", str(key)], env=env, check=True, stdin=subprocess.DEVNULL)
         args = ("-oIdentityFile=" + str(key), f"-oIdentityAgent={sock}", *without_agent_line(lab))
         results = ask(*(node(lab, f"gpu{i}", port, ssh_args=args) for i in range(12)))

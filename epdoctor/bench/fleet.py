@@ -130,8 +130,11 @@ class Worker:
     def send(self, message: Mapping[str, Any]) -> None:
         self.feed.put(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
-    def start(self, op: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = 30.0) -> Call:
-        """Start operation `op` (a file of epdoctor/bench/ops). Raises WorkerLost."""
+    def start(
+        self, op: str, params: Mapping[str, Any] | None = None, *, timeout_s: float = 30.0, tmp: bool = False
+    ) -> Call:
+        """Start operation `op` (a file of epdoctor/bench/ops). `tmp`: it gets a folder of its own as
+        PARAMS["tmp"], removed at its end. Raises WorkerLost."""
         if self.lost:
             raise WorkerLost(self.lost)
         with self._lock:
@@ -141,7 +144,15 @@ class Worker:
             if op not in self._known_ops:
                 self._known_ops.add(op)
                 self.send({"ops": {op: _source(op)}})
-            self.send({"id": call.number, "op": op, "params": dict(params or {}), "timeout_s": timeout_s})
+            self.send(
+                {
+                    "id": call.number,
+                    "op": op,
+                    "params": dict(params or {}),
+                    "timeout_s": timeout_s,
+                    "tmp": tmp,
+                }
+            )
         return call
 
     def heard(self, data: bytes) -> None:
@@ -219,7 +230,9 @@ class Fleet(Mapping[str, Worker]):
 
     def _ended(self, result: NodeResult) -> None:
         worker = self._workers[result.target.name]
-        why = result.error or f"{result.target.label} ended its worker"
+        said = [line for line in result.stderr_tail.splitlines() if line.strip()]
+        ended = f"{result.target.label} ended its worker" + (f": {said[-1][:200]}" if said else "")
+        why = result.error or ended
         if not self._closing.is_set():
             worker.gone(why, result.hint)
             self._on_lost(worker.name, why)

@@ -137,6 +137,21 @@ def climb(bench: Bench, chosen: Sequence[Layer]) -> Iterator[LayerResult]:
             began = time.monotonic()
             blank = layer.run(bench)
             blank.seconds = time.monotonic() - began
+            _explain(blank)
         if blank.status is Status.FAIL and not broken:
             broken = layer.number
         yield blank
+
+
+def _explain(layer: LayerResult) -> None:
+    """What a failed tool printed goes through explain; at most three causes are kept."""
+    outputs = {one.output for one in layer.failures if one.output.strip()}
+    if not outputs:
+        return
+    from epdoctor.explain.answer import explain_text
+
+    for output in sorted(outputs)[:4]:
+        for candidate in explain_text(output.encode("utf-8", "backslashreplace")).results[:1]:
+            found = (candidate.cause.id, candidate.cause.title)
+            if found not in layer.causes and len(layer.causes) < 3:
+                layer.causes.append(found)

@@ -62,6 +62,8 @@ class LayerResult:
     broken: str = ""
     """When it fails: "port 29550 from gpu07 to gpu12: connection refused"."""
     suspects: list[Suspect] = field(default_factory=list)
+    causes: list[tuple[str, str]] = field(default_factory=list)
+    """(id, title) of causes that explain names from what the tools printed."""
     checks: tuple[str, ...] = ()
     """Ids of checks that would explain a failure."""
     next: str = ""

@@ -29,7 +29,10 @@ def suspects(measurements: Sequence[Measurement], limit: int = 5) -> list[Suspec
     failing = [one for one in judged if one.status is Status.FAIL]
     if not failing:
         return []
-    if len(failing) == len(judged) and len({n for m in judged for n in (m.a, m.b) if n}) > 2:
+    nodes = {name for one in judged for name in (one.a, one.b) if name}
+    if len(nodes) == 1 and not any(one.rail for one in judged):
+        return []
+    if len(failing) == len(judged) and len(nodes) > 1:
         return [
             Suspect(
                 "all", "every node", len(failing), len(judged), "everything fails: look at what all share"

@@ -4,7 +4,9 @@ One file, standard library only, Python 3.6 syntax, sent over the connection's o
 The controller writes JSON lines, one message each:
 
     {"ops": {name: source}}                                     sources of operations, before their first use
-    {"id": 7, "op": name, "params": {...}, "timeout_s": 30}     start one, in a child and session of its own
+    {"id": 7, "op": name, "params": {...}, "timeout_s": 30, "tmp": false}
+                                                                start one, in a child and session of its own;
+                                                                with "tmp" it gets a folder, removed at its end
     {"stop": 7}                                                 end it
     {"ping": 1}                                                 at least every DEADMAN_S / 2
 
@@ -17,8 +19,10 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
 
 DEADMAN_S = 20.0
@@ -47,8 +51,11 @@ def die_with_parent():
 class Operation(object):
     """One operation in flight: a child with its own session, a pipe for values, a file for stderr."""
 
-    def __init__(self, number, source, name, params, timeout_s):
+    def __init__(self, number, source, name, params, timeout_s, tmp):
         self.number = number
+        self.tmp = tempfile.mkdtemp(prefix="epdoctor-") if tmp else ""
+        if tmp:
+            params = dict(params, tmp=self.tmp)
         self.rest = b""
         self.deadline = time.monotonic() + timeout_s
         self.end = ""
@@ -104,6 +111,11 @@ class Operation(object):
     def close(self):
         os.close(self.reader)
         os.close(self.error_reader)
+        self.clean()
+
+    def clean(self):
+        if self.tmp:
+            shutil.rmtree(self.tmp, ignore_errors=True)
 
 
 def run_operation(source, name, params, writer, error_writer):
@@ -158,6 +170,7 @@ class Worker(object):
     def end_all(self, *_):
         for operation in self.running.values():
             operation.kill("stopped")
+            operation.clean()
         os._exit(0)
 
     def message(self, message):
@@ -173,7 +186,12 @@ class Worker(object):
                 send(self.nonce, {"id": number, "end": "failed", "rc": 70, "stderr": "unknown operation"})
                 return
             self.running[number] = Operation(
-                number, source, message["op"], message.get("params", {}), message.get("timeout_s", 30.0)
+                number,
+                source,
+                message["op"],
+                message.get("params", {}),
+                message.get("timeout_s", 30.0),
+                message.get("tmp", False),
             )
 
     def read_input(self):
@@ -263,6 +281,12 @@ def main(nonce):
         signal.signal(number, worker.end_all)
     try:
         worker.work()
-    except BaseException:
+    except BaseException as error:
         # Our reader went away while we wrote, or a bug of ours: nothing that we started may stay.
+        try:
+            os.write(
+                2, ("%s: %s\n" % (type(error).__name__, error)).encode("utf-8", "backslashreplace")[:2000]
+            )
+        except OSError:
+            pass
         worker.end_all()

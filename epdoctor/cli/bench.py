@@ -6,14 +6,18 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from epdoctor.cli.options import NodeChoice, goal_from, node_choice, node_options
 from epdoctor.exceptions import EpdoctorError
 from epdoctor.model import Status
+
+if TYPE_CHECKING:
+    from epdoctor.bench.results import LayerResult
 
 CONNECT_S = 30.0
 """For all nodes together, to log in and start the worker."""
@@ -81,7 +85,6 @@ def _climb(values: dict[str, Any], choice: NodeChoice, chosen: Any) -> int:
     from epdoctor.bench.expect import load_expectations
     from epdoctor.bench.fleet import Fleet
     from epdoctor.bench.ladder import Bench, climb
-    from epdoctor.bench.results import LayerResult
     from epdoctor.cli import terminal
     from epdoctor.cli.gather import gather
     from epdoctor.facts import Node
@@ -174,7 +177,7 @@ def _climb(values: dict[str, Any], choice: NodeChoice, chosen: Any) -> int:
     return code
 
 
-def _exit_code(layers: Any, missing: dict[str, str], interrupted: bool) -> int:
+def _exit_code(layers: Sequence[LayerResult], missing: dict[str, str], interrupted: bool) -> int:
     """As everywhere: 1 broken, 3 nothing broken but something could not be measured."""
     if interrupted:
         return 130
@@ -186,13 +189,11 @@ def _exit_code(layers: Any, missing: dict[str, str], interrupted: bool) -> int:
     return 0
 
 
-def _next(layers: Any) -> str:
+def _next(layers: Sequence[LayerResult]) -> str:
     broken = next((layer for layer in layers if layer.status is Status.FAIL), None)
     if broken is not None:
-        return str(
-            broken.next
-            or (f"epdoctor explain {broken.checks[0]}" if broken.checks else "epdoctor check --all-nodes")
-        )
+        pages = [cause for cause, _ in broken.causes] + list(broken.checks)
+        return broken.next or (f"epdoctor explain {pages[0]}" if pages else "epdoctor check --all-nodes")
     if any(layer.reason.endswith("--gpu") for layer in layers):
         return "epdoctor bench --gpu   # while no GPU is in use"
     return ""

@@ -23,6 +23,7 @@ def layer_lines(layer: LayerResult, *, verbose: bool = False, unicode: bool = Tr
     if layer.status is Status.FAIL:
         for at, suspect in enumerate(layer.suspects):
             lines.append(f"      {'suspect' if not at else '       '}   {sanitize(suspect.sentence)}")
+        lines += [f"      means     {sanitize(title)}  ({cause})" for cause, title in layer.causes]
         if layer.checks:
             lines.append(f"      explain   {', '.join(layer.checks[:3])}")
     lines += [f"      note      {sanitize(note)}" for note in layer.notes[:5]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from epdoctor.model import Action, Report
 from epdoctor.report.summary import Group, no_gpu
 
@@ -24,22 +26,34 @@ def next_command(
     failed = next((outcome for outcome in report.outcomes if outcome.error and outcome.hint), None)
     bar = [group for group in shown if group.severity.rank >= report.fail_on.rank]
     for group in sorted(bar, key=lambda group: _EASIEST.index(group.check.fix.action)):
+        place = next((p.location for p in group.variants[0].problems if p.location and p.location.line), None)
+        if place is not None and place.path != "--" and group.check.scope == "launch":
+            return f"${{EDITOR:-vi}} +{place.line} {shlex.quote(place.path)}   # {group.check.id}"
         commands = _commands(group)
         if commands:
             nodes = group.variants[0].nodes
             where = f"on {nodes[0]}: " if len(report.outcomes) > 1 and nodes else ""
-            return where + commands[0].splitlines()[0]
+            return where + first_line(commands[0])
     if failed is not None:
         return failed.hint
+    if report.fail_on_expired_waiver and report.expired_waivers:
+        place = report.expired_waivers[0].location
+        if place is not None:
+            return f"${{EDITOR:-vi}} +{place.line} {shlex.quote(place.path)}   # renew it, or take it out"
     if important and all(group.needs_root for group in important):
         return _with(command, "--become")
     if important:
-        return important[0].check.by_hand.splitlines()[0]
+        by_hand = first_line(important[0].check.by_hand)
+        return by_hand or _with(command, "-v")
+    if report.checks and all(check.scope == "launch" for check in report.checks.values()):
+        return "epdoctor check --all-nodes -i inventory.ini   # are the nodes ready for it?"
     if report.selected:
         return _with(command, "-v")
     if no_gpu(report) and len(report.outcomes) == 1:
         return "epdoctor check --all-nodes -i inventory.ini   # the nodes that have GPUs"
     if report.vllm_versions and not any(text[:1].isdigit() for text in report.vllm_versions):
+        if "--python" in command.split():
+            return _with(command, "--vllm VERSION   # no vLLM in that interpreter: for which one to judge")
         return _with(
             command, "--python /path/to/vllm/bin/python   # no vLLM found: its versions were not judged"
         )
@@ -47,6 +61,10 @@ def next_command(
     if ready:
         return f"vllm serve MODEL --enable-expert-parallel --all2all-backend {ready}"
     return _with(command, "-v")
+
+
+def first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "")
 
 
 def _with(command: str, flag: str) -> str:

@@ -1,0 +1,45 @@
+"""What the GPU layers do alike at their start and end. No layer itself: it has no NUMBER."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from epdoctor.bench.gpu_ranks import Outcome
+from epdoctor.bench.results import LayerResult, Measurement, overall
+from epdoctor.bench.suspects import suspects
+from epdoctor.model import Status
+
+
+def refuse(result: LayerResult, refused: Sequence[str]) -> None:
+    """Nodes whose GPUs are in use or unknown are left out, and the layer cannot be green."""
+    for sentence in refused:
+        node, _, why = sentence.partition(": ")
+        result.measurements.append(Measurement(result.name, node, status=Status.UNKNOWN, detail=why))
+    if refused:
+        result.status, result.reason = Status.UNKNOWN, refused[0]
+
+
+def finish(result: LayerResult, outcome: Outcome, what: str) -> None:
+    """Add what failed or was missing, and settle the layer's status, suspects and texts."""
+    for node, why in outcome.lost.items():
+        result.measurements.append(Measurement(what, node, status=Status.UNKNOWN, detail=why))
+    for node, lacks in outcome.missing.items():
+        result.measurements.append(Measurement(what, node, status=Status.UNKNOWN, detail=f"missing: {lacks}"))
+    for node, why in outcome.failed.items():
+        if node not in outcome.missing and node not in outcome.lost:
+            result.measurements.append(
+                Measurement(what, node, status=Status.FAIL, detail=why, output=outcome.outputs.get(node, ""))
+            )
+    result.status = overall(result.measurements)
+    if result.failures:
+        result.suspects = suspects(result.measurements)
+        first = result.failures[0]
+        reached = (
+            f": {first.value:.1f} of at least {first.expected:.1f} {first.unit}"
+            if first.value is not None and first.expected is not None
+            else f": {first.detail}"
+        )
+        result.broken = f"{first.what} on {first.a}{f' {first.rail}' if first.rail else ''}{reached}"
+    elif result.status is Status.UNKNOWN:
+        unknown = next(one for one in result.measurements if one.status is Status.UNKNOWN)
+        result.reason = f"{unknown.a}: {unknown.detail}"

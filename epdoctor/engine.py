@@ -65,8 +65,10 @@ class Engine:
     def __init__(self, checks: Mapping[str, Check], goal: Goal) -> None:
         self.goal = goal
         self.backends = candidate_backends(goal)
-        self._rules = all_rules()
-        self._needs = all_needs()
+        # lint has no use for the facts that rules of nodes import.
+        prefix = "launch_" if all(check.scope == "launch" for check in checks.values()) else ""
+        self._rules = all_rules(prefix)
+        self._needs = all_needs(prefix)
         self._node_checks = [check for check in checks.values() if check.scope == "node"]
         self._cluster_checks = [check for check in checks.values() if check.scope == "cluster"]
         self._launch_checks = [check for check in checks.values() if check.scope == "launch"]

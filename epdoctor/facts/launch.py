@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from epdoctor.facts import Node
 
 _SHORT = {"-tp": "tensor-parallel-size", "-dp": "data-parallel-size", "-pp": "pipeline-parallel-size",
-          "-dpr": "data-parallel-rank", "-dpl": "data-parallel-size-local", "-dpa": "data-parallel-address",
+          "-dpr": "data-parallel-start-rank", "-dpn": "data-parallel-rank", "-dpl": "data-parallel-size-local", "-dpa": "data-parallel-address",
           "-dpp": "data-parallel-rpc-port", "-ep": "enable-expert-parallel",
           "-dpb": "data-parallel-backend"}  # fmt: skip
 """Short flags of vLLM 0.33 engine/arg_utils.py."""

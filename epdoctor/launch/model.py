@@ -128,6 +128,8 @@ class Server:
     """Live processes only: "libnccl.so.2" -> version or path that is mapped."""
     visible_gpus: int | None = None
     """CUDA_VISIBLE_DEVICES, the pod's GPUs, or the node's record; None: not known."""
+    stray: tuple[Value, ...] = ()
+    """Words of the command line that belong to no option ("true" after a switch, "$EXTRA_ARGS")."""
 
     def option(self, name: str) -> Option | None:
         return self.options.get(name)
@@ -179,6 +181,8 @@ class LaunchSet:
     """Node name -> epdoctor.facts.Node, where -i, --from or --running gave records. Empty: judged alone."""
     model_config: Mapping[str, Any] | None = None
     """--model-config FILE (a config.json); None: the built-in table by the model's name."""
+    gpu_memory_bytes: int | None = None
+    """--gpu-memory: what each GPU has; None: by the node's record, or the machine type that a manifest asks for."""
     live: bool = False
     """--running: servers are processes that run now."""
 

@@ -85,20 +85,21 @@ def need(name: str) -> Callable[[N], N]:
     return register
 
 
-def _import_all() -> None:
+def _import_all(prefix: str = "") -> None:
     for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+        if module.name.startswith(prefix):
+            importlib.import_module(f"{__name__}.{module.name}")
 
 
-def all_rules() -> dict[str, Rule]:
-    """Every rule by name; imports each module of this package once."""
-    _import_all()
+def all_rules(prefix: str = "") -> dict[str, Rule]:
+    """Every rule by name; imports each module of this package once, with a prefix only those."""
+    _import_all(prefix)
     return dict(_REGISTRY)
 
 
-def all_needs() -> dict[str, Callable[[Any], bool]]:
+def all_needs(prefix: str = "") -> dict[str, Callable[[Any], bool]]:
     """Every need by name."""
-    _import_all()
+    _import_all(prefix)
     return dict(_NEEDS)
 
 

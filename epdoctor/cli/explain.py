@@ -70,9 +70,11 @@ def explain_command(words: tuple[str, ...], **values: Any) -> int:
         from epdoctor.compiled import forbid_state
 
         forbid_state()
-    from epdoctor.cli.options import parse_outputs
+    from epdoctor.cli.outputs import parse_outputs
 
     outputs = parse_outputs(values["format_"], values["outputs"], FORMATS)
+    if words and values["files"] and all(Path(word).exists() for word in words):
+        words, values["files"] = (), (*values["files"], *words)  # the shell has expanded -f logs/*.log
     if words and values["files"]:
         raise UsageError("give a text or -f FILE, not both")
     if len(words) == 1 and not any(c.isspace() for c in words[0]):

@@ -6,20 +6,24 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from epdoctor.explain.cascade import compare_logs, fold
+from epdoctor.explain.cascade import compare_logs, fold, gather_consequences
 from epdoctor.explain.causes import Catalogue, load_causes
 from epdoctor.explain.guards import (
     asks_only,
+    has_words,
     is_bare_name,
     is_healthy,
     is_program_output,
+    says_all_is_well,
     tells_of_trouble,
     without_healthy,
 )
 from epdoctor.explain.rank import NAMED_FROM, candidates, is_frame, is_quiet, order
+from epdoctor.explain.ranks import compare_ranks
 from epdoctor.explain.result import LIKELY, POSSIBLE, Candidate, Evidence, Explanation
 from epdoctor.explain.scan import Scan, Scanner
 from epdoctor.explain.typed import Typed, TypedIndex, load_index, looks_alike, resembles, tokens, without_head
+from epdoctor.explain.wording import spelled_out
 
 TYPED_BYTES = 700
 """A longer text is a log, not something that a person typed."""
@@ -64,6 +68,8 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     found = candidates(catalogue, scans)
     if text and len(text) <= _WRAPPED_BYTES and not any(c.strong for c in found.values()):
         _unwrap(catalogue, scanner, text, scans, found)
+    if text and len(text) <= TYPED_BYTES and not any(c.strong for c in found.values()):
+        _respell(catalogue, scanner, text, scans, found)
     found = fold(catalogue, found, scans)
     maybe = [c for c in found.values() if c.score < NAMED_FROM]
     ranked = order(
@@ -71,13 +77,13 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
         several_lines=sum(scan.lines for scan in scans) > 1,
     )
     shown = text.decode("utf-8", "replace") if len(text) <= _WRAPPED_BYTES else ""
-    asked = asks_only(shown)
+    asked = asks_only(shown) or says_all_is_well(shown)
     if asked:
         # A question names things that work: only a program's clear word counts.
         unsure = [c for c in ranked if not c.said_by_program]
         ranked = [c for c in ranked if c not in unsure]
         maybe += unsure
-    if not asked and text and len(text) <= TYPED_BYTES and text.count(b"\n") <= 6:
+    if not asked and has_words(shown) and len(text) <= TYPED_BYTES and text.count(b"\n") <= 6:
         ranked, maybe = _with_typed(catalogue, load_index(), [*ranked, *maybe], without_healthy(shown))
     if ranked:
         bar = _RELATIVE * ranked[0].score
@@ -85,7 +91,10 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     if not ranked and text and not asked:
         ranked, near = _by_lines(catalogue, load_index(), text, scans[0].name)
         maybe += [c for c in near if c.cause.id not in {m.cause.id for m in maybe}]
+    gather_consequences(catalogue, ranked, scans)
     compare_logs(catalogue, ranked, scans)
+    if len(scans) == 1:
+        compare_ranks(catalogue, ranked, scans[0])
     answer = Explanation(ranked[:top], [] if ranked else maybe[:3])
     answer.files = len(scans)
     answer.lines = sum(scan.lines for scan in scans)
@@ -133,6 +142,32 @@ def _unwrap(
                 Evidence(e.file, 1 + (e.line - 1) // 2, e.text, e.strength, e.program)
                 for e in candidate.evidence
             ]
+
+
+def _respell(
+    catalogue: Catalogue, scanner: Scanner, text: bytes, scans: list[Scan], found: dict[str, Candidate]
+) -> None:
+    """A person's text is read once more with its typing errors undone."""
+    typed = text.decode("utf-8", "replace")
+    if is_program_output(typed):
+        return
+    plain = spelled_out(typed, load_index())
+    if plain == typed:
+        return
+    again = scanner.scan(scans[0].name, [plain.encode()])
+    for cause_id, candidate in candidates(catalogue, [again]).items():
+        if candidate.strong and cause_id not in found:
+            candidate.evidence = [
+                Evidence(e.file, e.line, _line(typed, e.line), e.strength, e.program)
+                for e in candidate.evidence
+            ]
+            found[cause_id] = candidate
+            scans[0].seen.update(again.seen)
+
+
+def _line(text: str, number: int) -> str:
+    lines = text.splitlines()
+    return lines[number - 1].strip() if 0 < number <= len(lines) else text.strip()
 
 
 def _with_typed(

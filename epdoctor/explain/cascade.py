@@ -56,6 +56,31 @@ def fold(catalogue: Catalogue, found: dict[str, Candidate], scans: list[Scan]) -
     return {cause_id: candidate for cause_id, candidate in found.items() if cause_id not in folded}
 
 
+def gather_consequences(catalogue: Catalogue, ranked: list[Candidate], scans: list[Scan]) -> None:
+    """Put under the first cause what never is a cause by itself ("Engine core initialization failed"), below its line."""
+    if not ranked:
+        return
+    root = ranked[0]
+    known = {(e.file, e.line) for e in (*root.evidence, *root.consequences)}
+    known |= {(e.file, e.line) for c in ranked for e in c.evidence if e.strength == "strong"}
+    for order, scan in enumerate(scans):
+        for number in sorted(scan.seen):
+            if not only_follows(catalogue, number):
+                continue
+            for hit in scan.seen[number].hits[:1]:
+                after = len(scans) > 1 or (order, hit.line) > root.first[1:]
+                if after and (scan.name, hit.line) not in known:
+                    count = scan.seen[number].count
+                    root.consequences.append(Evidence(scan.name, hit.line, hit.text, "follows", "", count))
+    root.consequences = _distinct(root.consequences)[:_MOST_CONSEQUENCES]
+
+
+def only_follows(catalogue: Catalogue, number: int) -> bool:
+    """Whether a pattern is known as a consequence and names no cause for sure."""
+    pattern = catalogue.patterns[number]
+    return bool(pattern.follows) and not pattern.strong
+
+
 def _before(root: Candidate, other: Candidate) -> bool:
     """Whether `root` can be behind `other`: it is not the weaker guess, nor, equally sure, the later one."""
     if bool(other.strong) != bool(root.strong):

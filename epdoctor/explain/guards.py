@@ -19,6 +19,7 @@ _SYMPTOM = re.compile(
 _PROGRAM = re.compile(
     r"(?m)^\W{0,3}[\w.]{0,80}(Error|Exception|Warning)(:|\W{0,3}$)"
     r"|^\W{0,3}(INFO|WARN(ING)?|ERROR|DEBUG)\b|\b(NCCL|NVSHMEM|NIXL|UCX) +(INFO|WARN|ERROR|DEBUG|DIAG|TRACE)\b|\bINFO\b.{0,40}\["
+    r"|^\([A-Z]\w{2,60} (rank=\d{1,5} )?pid=\d{1,10}\) |\b(WARNING|ERROR|DEBUG|CRITICAL)\b.{0,40}\[\w{1,60}\.py:\d{1,6}\]"
     r"|^usage: |^\w[\w .\-]{0,40}: error: |^\[ {0,6}\d{1,8}\.\d{1,9}\] |^\[\d{10}\.\d{1,9}\] |\bkernel: "
     r"|\b[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.\d\b|^[IWEF]\d{4} \d\d:\d\d|^\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
     r"|^(Successfully (installed|built)|Requirement already satisfied|Collecting |Installing collected) ?"
@@ -35,6 +36,12 @@ _FAULT_COUNT = re.compile(
     r"|violation|overrun|invalid)[\w \t\-/()]{0,40}(\s?:\s{1,20}|\s=\s{1,20}|[:.]*\.{3,80}|\t|\s{3,60})"
     r"(0|0x0+|no|none|n/a|false|pass|not active|inactive|disabled|0 ok)\W{0,3}$"
 )
+_ZERO = re.compile(
+    r"(?i)\b[\w.]{0,60}(err|error|errors|down|downed|drops?|dropped|discards?|discarded|timeouts?|failures?|failed|retries)(_\w{1,30})?"
+    r"\s{0,3}[:= ]\s{0,3}0\b(?![.,]\d)|\bno (errors?|failures?|faults?|problems?|issues?)( (found|detected|reported|seen))?\b"
+)
+"""The same within a line."""
+_LETTERS = re.compile(r"[A-Za-z]{3}")
 _ONLY_NAME = re.compile(r"^\W{0,3}[\w.]{0,80}(Error|Exception|Warning|Interrupt|Exit)\W{0,3}$")
 
 
@@ -71,7 +78,18 @@ def is_healthy(line: str) -> bool:
 
 def without_healthy(text: str) -> str:
     """The text without the lines that say a fault is absent."""
-    return "\n".join(line for line in text.splitlines() if not is_healthy(line.rstrip()))
+    lines = (line for line in text.splitlines() if not is_healthy(line.rstrip()))
+    return _ZERO.sub(" ", "\n".join(lines))
+
+
+def has_words(text: str) -> bool:
+    """Anything to compare: at least one word of three letters."""
+    return _LETTERS.search(text) is not None
+
+
+def says_all_is_well(text: str) -> bool:
+    """Faults are named only to say that there are none."""
+    return _ZERO.search(text) is not None and not tells_of_trouble(text)
 
 
 def is_bare_name(text: str) -> bool:

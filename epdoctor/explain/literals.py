@@ -13,6 +13,7 @@ MIN_LENGTH = 3
 """A shorter literal would be found in nearly every line."""
 _MAX_EXACT = 32
 _MAX_CLASS = 4
+_MAX_SETS = 5
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class _Info:
     """Every text it can match, where they are few."""
     needed: frozenset[str] | None
     """One of these is in every match."""
+    further: tuple[frozenset[str], ...] = ()
+    """More such sets: a match holds one text of each."""
 
 
 _EMPTY = _Info(frozenset({""}), None)
@@ -39,6 +42,30 @@ def required_literals(regex: str) -> tuple[str, ...]:
     if best is None or min(map(len, best)) < MIN_LENGTH:
         return ()
     return tuple(sorted(best))
+
+
+def required_sets(regex: str) -> list[list[frozenset[str]]]:
+    """For each alternative of the regex: sets of lower-case literals, of each of which a match holds at least one.
+
+    A match fits at least one alternative. [] where an alternative has no literal of MIN_LENGTH characters; beside one
+    that has, shorter ones still tell what cannot match."""
+    parser = _Parser(regex)
+    found = []
+    for info in parser.branches():
+        sets = {
+            one
+            for one in (info.needed, info.exact, *info.further)
+            if one and min(map(len, one)) >= MIN_LENGTH
+        }
+        if not sets:
+            return []
+        found.append(sorted(sets, key=_use, reverse=True)[:_MAX_SETS])
+    return found if parser.at >= len(regex) else []
+
+
+def _use(literals: frozenset[str]) -> tuple[bool, float, int]:
+    """What can be sought comes before what can only be tested."""
+    return (min(map(len, literals)) >= MIN_LENGTH, *_value(literals))
 
 
 def _value(literals: frozenset[str] | None) -> tuple[float, int]:
@@ -64,11 +91,15 @@ class _Parser:
     def peek(self) -> str:
         return self.regex[self.at : self.at + 1]
 
-    def alternation(self) -> _Info:
-        branches = [self.concatenation()]
+    def branches(self) -> list[_Info]:
+        found = [self.concatenation()]
         while self.peek() == "|":
             self.at += 1
-            branches.append(self.concatenation())
+            found.append(self.concatenation())
+        return found
+
+    def alternation(self) -> _Info:
+        branches = self.branches()
         if len(branches) == 1:
             return branches[0]
         exact: frozenset[str] | None = None
@@ -83,6 +114,7 @@ class _Parser:
     def concatenation(self) -> _Info:
         run: frozenset[str] = frozenset({""})
         needed: frozenset[str] | None = None
+        further: list[frozenset[str]] = []
         whole = True
         while self.at < len(self.regex) and self.peek() not in ("|", ")"):
             item = self.repeated()
@@ -92,12 +124,15 @@ class _Parser:
             whole = False
             needed = _better(needed, run)
             needed = _better(needed, item.needed)
+            further += [one for one in (run, item.needed, *item.further) if one and all(one)]
             run = frozenset({""})
             if item.exact is not None:
                 run = item.exact
         if whole:
             return _Info(run, None)
-        return _Info(None, _better(needed, run))
+        if all(run):
+            further.append(run)
+        return _Info(None, _better(needed, run), tuple(further))
 
     def repeated(self) -> _Info:
         item = self.atom()
@@ -124,7 +159,7 @@ class _Parser:
             return _Info(item.exact | {""}, None)
         if low == 0:
             return _ANY
-        return _Info(None, _better(item.needed, item.exact))
+        return _Info(None, _better(item.needed, item.exact), item.further)
 
     def atom(self) -> _Info:
         character = self.peek()

@@ -19,6 +19,8 @@ from epdoctor.exceptions import UsageError
 BLOCK_BYTES = 512 * 1024
 _LOG_NAMES = (".log", ".txt", ".out", ".err", ".gz", ".zst", ".log.1")
 _MAX_FILES = 20_000
+_BOM_BYTES = 4000
+"""UTF-16 text has zero bytes here; another file may start with the same two bytes."""
 
 
 def log_files(names: tuple[str, ...]) -> list[Path]:
@@ -87,7 +89,7 @@ def decoded(stream: IO[bytes], name: str) -> Iterator[bytes]:
         yield from _gzip(first, stream)
     elif first.startswith(b"\x28\xb5\x2f\xfd"):
         yield from _zstd(first, stream, name)
-    elif first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    elif first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in first[:_BOM_BYTES]:
         decoder = codecs.getincrementaldecoder("utf-16")("replace")
         for block in _plain(first, stream):
             yield decoder.decode(block).encode("utf-8", "replace")

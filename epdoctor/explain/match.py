@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 MAX_LINE = 64 * 1024
@@ -20,7 +20,7 @@ def _options() -> Any:
     # No match goes over a line's end, whatever a signature's \s or [^)] would allow.
     options.never_nl = True
     options.log_errors = False
-    options.max_mem = 16 << 20
+    options.max_mem = 4 << 20
     return options
 
 
@@ -30,14 +30,6 @@ def compile_regex(regex: str) -> Any:
     import re2
 
     return re2.compile(b"(?m)" + regex.encode(), _options())
-
-
-@lru_cache(maxsize=32)
-def joined_regex(regexes: tuple[str, ...]) -> Any:
-    """For `search(bytes)`: finds what any of them finds first."""
-    import re2
-
-    return re2.compile(b"(?m)" + b"|".join(b"(?:" + regex.encode() + b")" for regex in regexes), _options())
 
 
 def line_at(text: bytes, start: int, end: int) -> tuple[int, int]:

@@ -75,6 +75,10 @@ class Candidate:
     """Where it shows first: time, file, line."""
     logs: dict[str, str] = field(default_factory=dict)
     """With several logs: log -> has | follows | clean | differs."""
+    ranks: dict[str, str] = field(default_factory=dict)
+    """With several ranks in one log: rank or process -> has | follows | clean | differs."""
+    first_rank: str = ""
+    """The rank that has it first: by time, or by order where a line has no time."""
     check_results: list[CheckResult] = field(default_factory=list)
 
     @property
@@ -96,6 +100,8 @@ class Candidate:
             "consequences": [item.to_json() for item in self.consequences],
             "also": self.also,
             "logs": self.logs,
+            "ranks": self.ranks,
+            "first_rank": self.first_rank,
             "fix": {
                 "now": list(cause.fix_now),
                 "permanent": list(cause.fix_permanent),

@@ -1,8 +1,8 @@
 """Find the lines of a log that say something: an Aho-Corasick pass over chunks, then regexes on those lines only.
 
 Memory does not grow with the log: evidence is capped, and what lies around a hit is kept as windows of bounded
-size. A log that repeats one line a million times does not get slower: a pattern that has been seen often enough
-leaves the automaton, and a literal that is often there without its pattern is sought by its regex instead.
+size. A log that repeats one line a million times does not get slower: lines that differ in digits only are looked
+at once, a pattern that has been seen often enough leaves the automaton, and common literals give way to rarer ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from epdoctor.explain.causes import Pattern
-from epdoctor.explain.match import MAX_LINE, clip, compile_regex, joined_regex, line_at
+from epdoctor.explain.match import MAX_LINE, clip, compile_regex, line_at
+from epdoctor.explain.sieve import Automaton, Found, Sieve
+from epdoctor.explain.speakers import Speaker, speaker
+from epdoctor.explain.times import clock
 
 WINDOW_LINES = 200
 """Context signatures are sought this many lines around a hit."""
@@ -20,12 +23,17 @@ _MAX_WINDOWS = 48
 _KEPT = 5
 """Evidence lines kept of each pattern."""
 _ENOUGH = 20
-_NOISY = 200
-"""Lines that a literal brought without a match, before its pattern is sought by regex in the whole chunk..."""
-_NOISY_PER_MB = 300
-"""...and how dense they must be for that to pay."""
+"""Lines counted of each pattern, and so many more after each new rank that prints it."""
+_MAX_RANKS = 1024
 _OVERLAP = 4 * 1024
-_IDLE = 4000
+_SPOKEN_BYTES = 1024 * 1024
+"""A person's words are sought in this much of a log only: nobody types more, and programs' lines are full of them."""
+_DENSE_BYTES = 2000
+"""Where a literal shows more often than once in so many bytes, the literals are chosen again."""
+_MIN_TUNED_BYTES = 64 * 1024
+_MOST_GONE = 150
+"""Patterns seen often enough, before an automaton without them pays."""
+_MAX_SHAPES = 50_000
 _QUOTED = (
     b"received request",
     b"'prompt':",
@@ -56,6 +64,10 @@ class Seen:
     hits: list[Hit] = field(default_factory=list)
     count: int = 0
     """Lines that matched; stops at the limit where the pattern is no longer sought."""
+    ranks: dict[Speaker, tuple[float, int]] = field(default_factory=dict)
+    """Who wrote these lines: the time (inf where there is none) and number of its first one."""
+    settled: int = 0
+    """`count` when the last new rank showed."""
 
 
 @dataclass
@@ -82,38 +94,12 @@ class Scan:
     size_bytes: int = 0
 
 
-class Automaton:
-    """The literals of some patterns; immutable, shared by the scans of many files."""
-
-    def __init__(self, patterns: list[Pattern], without: frozenset[int] = frozenset()) -> None:
-        import ahocorasick_rs
-
-        owners: dict[str, list[int]] = {}
-        for number, pattern in enumerate(patterns):
-            if number not in without:
-                for literal in pattern.literals:
-                    owners.setdefault(literal, []).append(number)
-        self.owners = list(owners.values())
-        self._search = (
-            ahocorasick_rs.BytesAhoCorasick(
-                [literal.encode() for literal in owners],
-                implementation=ahocorasick_rs.Implementation.ContiguousNFA,
-            )
-            if owners
-            else None
-        )
-
-    def find(self, lowered: bytes) -> list[tuple[int, int, int]]:
-        """(literal, start, end) of every occurrence, also overlapping ones, by end."""
-        return self._search.find_matches_as_indexes(lowered, overlapping=True) if self._search else []
-
-
 class Scanner:
     """Scans logs for the patterns of a catalogue."""
 
     def __init__(self, patterns: list[Pattern]) -> None:
         self.patterns = patterns
-        self.automaton = Automaton(patterns)
+        self.automaton = Automaton({n: p.literals for n, p in enumerate(patterns)})
 
     def scan(self, name: str, blocks: Iterable[bytes]) -> Scan:
         """One log, given as blocks of any size, in constant memory."""
@@ -142,116 +128,122 @@ class _Run:
 
     def __init__(self, scanner: Scanner, result: Scan) -> None:
         self.patterns = scanner.patterns
-        self.automaton = scanner.automaton
-        self.owners = self.automaton.owners
-        self.idle = 0
-        """Occurrences of literals of which no pattern is sought any more, since the automaton was built."""
+        self.sieve = Sieve(scanner.patterns, scanner.automaton)
         self.result = result
         self.line = 1
+        self.counted = 0, 1
+        """A position in the chunk, and its line."""
         self.tail = b""
-        self.retired: set[int] = set()
-        self.direct: set[int] = set()
-        """Patterns whose literals are too common: sought by regex over the whole chunk."""
-        self.misses: dict[int, int] = {}
         self.open: list[Window] = []
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        """Lines that differ in digits only, by hash: the patterns that such a line matched."""
+        self.chunks = 0
+        self.scanned_bytes = 0
+        self.spoken = True
+        """Whether a person's words are still sought."""
 
     def chunk(self, raw: bytes) -> None:
         data = _plain(raw) if b"\x1b" in raw else raw
         lowered = data.translate(_LOWER)
         if self.open:
             self._extend(data)
-        found = self.automaton.find(lowered)
-        changed = self._lines(data, lowered, found) if found else False
-        if self.direct:
-            self._direct(data, lowered)
-        if changed:
-            gone = self.retired | self.direct
-            self.owners = [[n for n in numbers if n not in gone] for numbers in self.owners]
-        if self.idle > _IDLE:
-            self.automaton = Automaton(self.patterns, frozenset(self.retired | self.direct))
-            self.owners = self.automaton.owners
-            self.idle = 0
+        found = self.sieve.automaton.some(lowered)
+        self.counted = 0, self.line
+        if found:
+            self._lines(data, lowered, found)
+        self.chunks += 1
+        self.scanned_bytes += len(data)
+        if self.spoken and self.scanned_bytes > _SPOKEN_BYTES:
+            self.spoken = False
+            for number, pattern in enumerate(self.patterns):
+                if pattern.phrase:
+                    self.sieve.drop(number)
+        if len(found) * _DENSE_BYTES > len(data) and len(data) > _MIN_TUNED_BYTES and self._due():
+            self.sieve.tune(found, lowered)
+        elif self.sieve.gone > _MOST_GONE:
+            self.sieve.rebuild()
         newlines = data.count(b"\n")
         self.line += newlines
         self.result.lines += newlines
         self.tail = data[-_WINDOW_BYTES:]
 
-    def _lines(self, data: bytes, lowered: bytes, found: list[tuple[int, int, int]]) -> bool:
-        """Apply the patterns of each line's literals. True where the automaton should be rebuilt."""
-        owners, changed = self.owners, False
-        begin = stop = -1
-        counted, line = 0, self.line
-        numbers: dict[int, None] = {}
+    def _due(self) -> bool:
+        return self.chunks <= 4 or self.chunks % 16 == 0
+
+    def _lines(self, data: bytes, lowered: bytes, found: Found) -> None:
+        """Apply the patterns whose literals are in a line; to a line of a known shape only what digits decide."""
+        sieve, shapes = self.sieve, self.shapes
+        owners, wanted = sieve.automaton.owners, sieve.literals
+        stop = -1
         for literal, start, end in found:
-            if not owners[literal]:
-                self.idle += 1
+            if end <= stop or (sieve.gone and not any(n in wanted for n in owners[literal])):
                 continue
-            if start >= stop or end > stop:
-                if numbers:
-                    changed |= self._apply(data, begin, stop, line, numbers)
-                    numbers = {}
-                begin, stop = line_at(lowered, start, end)
-                line += data.count(b"\n", counted, begin)
-                counted = max(counted, begin)
-            for number in owners[literal]:
-                numbers[number] = None
-        if numbers:
-            changed |= self._apply(data, begin, stop, line, numbers)
-        return changed
+            begin, stop = line_at(lowered, start, end)
+            text = lowered[begin:stop]
+            shape = hash(text.translate(None, b"0123456789"))
+            matched = shapes.get(shape)
+            if matched is None:
+                numbers = sieve.automaton.patterns(text)
+                shapes[shape] = tuple(n for n in numbers if self._apply(n, data, text, begin, stop))
+                if len(shapes) > _MAX_SHAPES:
+                    shapes.clear()
+                continue
+            for number in {*matched, *sieve.numeric.patterns(text)}:
+                if number not in wanted:
+                    continue
+                if number in matched and self._repeats(number, data, begin, stop):
+                    continue
+                self._apply(number, data, text, begin, stop)
 
-    def _apply(self, data: bytes, begin: int, stop: int, line: int, numbers: dict[int, None]) -> bool:
+    def _repeats(self, number: int, data: bytes, begin: int, stop: int) -> bool:
+        """Count one more line of a pattern of which enough lines are kept."""
+        seen = self.result.seen.get(number)
+        if seen is None or len(seen.hits) < _KEPT:
+            return False
+        self._count(number, seen, data, begin, stop)
+        return True
+
+    def _count(self, number: int, seen: Seen, data: bytes, begin: int, stop: int) -> None:
+        seen.count += 1
+        head = data[begin : min(stop, begin + 240)].decode("utf-8", "replace")
+        who = speaker(head)
+        if who is not None and who not in seen.ranks and len(seen.ranks) < _MAX_RANKS:
+            seen.ranks[who] = clock(head), self._line_of(data, begin)
+            seen.settled = seen.count
+        if seen.count - seen.settled >= _ENOUGH:
+            self.sieve.drop(number)
+
+    def _apply(self, number: int, data: bytes, lowered_line: bytes, begin: int, stop: int) -> bool:
+        if not self.sieve.can_match(number, lowered_line):
+            return False
         text = data[begin:stop]
-        changed = False
-        for number in numbers:
-            if number in self.retired or number in self.direct:
-                continue
-            match = compile_regex(self.patterns[number].regex).search(text)
-            if match is None:
-                missed = self.misses[number] = self.misses.get(number, 0) + 1
-                if missed >= _NOISY and missed * 1_000_000 > _NOISY_PER_MB * self.result.size_bytes:
-                    self.direct.add(number)
-                    changed = True
-                continue
-            changed |= self._hit(number, line, text, match.span(), data, begin, stop)
-        return changed
-
-    def _direct(self, data: bytes, lowered: bytes) -> None:
-        """Seek the patterns whose literals are too common: all in one pass, then each on the lines found."""
-        active = sorted(self.direct - self.retired)
-        position = 0
-        while active and position < len(data):
-            match = joined_regex(tuple(self.patterns[number].regex for number in active)).search(
-                data, position
-            )
-            if match is None:
-                return
-            start, end = match.span()
-            begin, stop = line_at(lowered, start, max(start, end))
-            line = self.line + data.count(b"\n", 0, begin)
-            text = data[begin:stop]
-            for number in active:
-                found = compile_regex(self.patterns[number].regex).search(text)
-                if found is not None:
-                    self._hit(number, line, text, found.span(), data, begin, stop)
-            active = [number for number in active if number not in self.retired]
-            position = stop + 1
+        match = compile_regex(self.patterns[number].regex).search(text)
+        if match is None:
+            return False
+        self._hit(number, text, match.span(), data, begin, stop)
+        return True
 
     def _hit(
-        self, number: int, line: int, text: bytes, span: tuple[int, int], data: bytes, begin: int, stop: int
-    ) -> bool:
+        self, number: int, text: bytes, span: tuple[int, int], data: bytes, begin: int, stop: int
+    ) -> None:
         if any(mark in text[:2000].lower() for mark in _QUOTED):
-            return False
+            return
         seen = self.result.seen.get(number)
         if seen is None:
             seen = self.result.seen[number] = Seen()
-        seen.count += 1
         if len(seen.hits) < _KEPT:
+            line = self._line_of(data, begin)
             window = self._window(line, data, begin, stop) if len(seen.hits) < 2 else -1
             seen.hits.append(Hit(number, line, clip(text.replace(b"\r", b"\n"), *span), window))
-        if seen.count >= _ENOUGH:
-            self.retired.add(number)
-            return True
-        return False
+        self._count(number, seen, data, begin, stop)
+
+    def _line_of(self, data: bytes, position: int) -> int:
+        before, line = self.counted
+        if before > position:
+            before, line = 0, self.line
+        line += data.count(b"\n", before, position)
+        self.counted = position, line
+        return line
 
     def _window(self, line: int, data: bytes, begin: int, stop: int) -> int:
         windows = self.result.windows

@@ -13,7 +13,7 @@ from epdoctor.compiled import load_compiled
 from epdoctor.explain.causes import Catalogue, Cause, load_causes
 from epdoctor.paths import data_dir
 
-_FORMAT = 3
+_FORMAT = 4
 _WORD = re.compile(r"[a-z]+|[0-9]+")
 _STOP = frozenset(
     [
@@ -122,6 +122,7 @@ _STOP = frozenset(
         "file",
     ]
 )
+_SPELLING = re.compile(r"[a-z]{4,24}")
 _WEIGHTS = {"say": 1.0, "title": 0.9, "strong": 0.9, "weak": 0.7, "meaning": 0.45, "context": 0.45}
 _MAX_TOKENS = 60
 
@@ -193,6 +194,7 @@ def build_index(causes: Iterable[Cause]) -> dict[str, Any]:
     words: dict[str, list[int]] = {}
     names: list[str] = []
     spread: dict[str, set[int]] = {}
+    spellings: set[str] = set()
     for number, cause in enumerate(causes):
         names.append(cause.id)
         texts = [(phrase, "say") for phrase in cause.say]
@@ -200,6 +202,7 @@ def build_index(causes: Iterable[Cause]) -> dict[str, Any]:
         for signature in cause.signatures:
             texts += [(text, signature.strength) for text in (signature.example, *signature.more_examples)]
         for text, kind in texts:
+            spellings.update(_SPELLING.findall(text.lower()))
             own = tokens(text)
             if not own:
                 continue
@@ -209,7 +212,7 @@ def build_index(causes: Iterable[Cause]) -> dict[str, Any]:
                 spread.setdefault(word, set()).add(number)
     idf = {word: round(math.log(1 + len(names) / len(owners)), 3) for word, owners in spread.items()}
     rows = [[number, weight, round(sum(idf[w] for w in own), 2)] for number, weight, own in phrases]
-    return {"names": names, "phrases": rows, "words": words, "idf": idf}
+    return {"names": names, "phrases": rows, "words": words, "idf": idf, "spellings": sorted(spellings)}
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,8 @@ class TypedIndex:
         self.phrases: list[list[Any]] = index["phrases"]
         self.words: dict[str, list[int]] = index["words"]
         self.idf: dict[str, float] = index["idf"]
+        self.spellings: frozenset[str] = frozenset(index["spellings"])
+        """Words of at least four letters as they are written, with their endings."""
         self._unknown = math.log(1 + len(self.names) / 2)
 
     def rank(self, text: str, limit: int = 10) -> list[Typed]:

@@ -144,14 +144,20 @@ class ExplainText(TextReport):
                 label = ""
 
     def _logs(self, candidate: Candidate) -> Iterator[Line]:
+        yield from self._states("logs", candidate.logs)
+        if candidate.first_rank:
+            yield from self._field("first", sanitize(candidate.first_rank, 160), "bad")
+        yield from self._states("ranks", candidate.ranks)
+
+    def _states(self, label: str, states: dict[str, str]) -> Iterator[Line]:
         groups: dict[str, list[str]] = {}
-        for log, state in candidate.logs.items():
-            groups.setdefault(state, []).append(log)
+        for name, state in states.items():
+            groups.setdefault(state, []).append(name)
         for index, state in enumerate(s for s in _STATES if s in groups):
             names = groups[state]
-            shown = fold(names) if len(names) <= 200 else f"{len(names)} logs"
-            text = f"{_STATES[state]}: {len(names)} of {len(candidate.logs)}  {sanitize(shown, 160)}"
-            yield from self._field("logs" if index == 0 else "", text, "bad" if state == "has" else "")
+            shown = fold(names) if len(names) <= 200 else f"{len(names)} {label}"
+            text = f"{_STATES[state]}: {len(names)} of {len(states)}  {sanitize(shown, 160)}"
+            yield from self._field(label if index == 0 else "", text, "bad" if state == "has" else "")
 
     def _other(self, candidate: Candidate) -> Iterator[Line]:
         cause = candidate.cause
@@ -168,9 +174,13 @@ class ExplainText(TextReport):
         checks = list(dict.fromkeys(c for r in self.answer.results[:3] for c in r.cause.checks))
         if checks and not any(r.check_results for r in self.answer.results):
             return f"epdoctor check --select {','.join(checks[:6])}"
-        first = self.answer.results[0].cause
-        commands = first.fix_now or first.fix_permanent
-        return commands[0].splitlines()[0] if commands else "epdoctor check"
+        first = self.answer.results[0]
+        commands = first.cause.fix_now or first.cause.fix_permanent
+        if not commands:
+            return "epdoctor check"
+        proven = [node for r in first.check_results if r.status == "fail" for node in r.nodes if node]
+        where = f"on {fold(list(dict.fromkeys(proven)))}: " if proven else ""
+        return where + commands[0].splitlines()[0]
 
     # ------------------------------------------------------------ nothing known
 

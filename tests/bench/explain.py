@@ -1,4 +1,4 @@
-"""What ``epdoctor explain`` costs: one line, a healthy log, and a log where a third of the lines hit."""
+"""What ``epdoctor explain`` costs: one line, a healthy log, one full of common words, one where a third of the lines hit."""
 
 import argparse
 import json
@@ -27,21 +27,54 @@ _HEALTHY = (
 )
 
 
-def _line(number: int, bad: bool, examples: list[str]) -> str:
-    if bad:
+_COMMON = [
+    "gpu",
+    "nccl",
+    "driver",
+    "using",
+    "plugin",
+    "error",
+    "warning",
+    "device",
+    "cuda",
+    "rank",
+    "timeout",
+    "memory",
+    "version",
+    "worker",
+    "connection",
+    "network",
+    "rdma",
+    "library",
+    "kernel",
+    "process",
+    "engine",
+    "socket",
+    "init",
+    "no",
+    "for",
+    "on",
+]
+KINDS = ("healthy", "dense in common words", "a third of the lines hit")
+
+
+def _line(number: int, kind: str, examples: list[str]) -> str:
+    if kind == KINDS[2] and number % 3 == 0:
         return examples[number // 3 % len(examples)]
+    if kind == KINDS[1]:
+        words = " ".join(_COMMON[(number * step + step) % len(_COMMON)] for step in range(1, 13))
+        return f"(EngineCore_DP{number % 8} pid={4000 + number % 997}) INFO 11-21 10:02:{number % 60:02d} {words} {number}"
     return _HEALTHY[number % len(_HEALTHY)].format(n=number % 8, p=4000 + number % 997, s=number % 60)
 
 
-def write_log(path: Path, size_bytes: int, *, bad: bool) -> None:
-    """A log of about this size; `bad`: every third line is an example of the catalogue."""
+def write_log(path: Path, size_bytes: int, kind: str) -> None:
+    """A log of about this size; of the last kind every third line is an example of the catalogue."""
     causes = load_causes()
     examples = [
         s.example.split("\n")[0] for c in causes for s in causes[c].signatures if s.strength != "context"
     ]
     block = "".join(
-        _line(number, bad and number % 3 == 0, examples) + "\n"
-        for number in range(3 * max(4000, len(examples)))
+        _line(number, kind, examples) + "\n" for number in range(3 * max(4000, len(examples)))
     ).encode()
     with path.open("wb") as stream:
         written = 0
@@ -89,9 +122,9 @@ def explain(options: argparse.Namespace) -> int:
         patterns = Path(folder, "literals")
         count = _literals(patterns)
         failed = False
-        for bad in (False, True):
+        for kind in KINDS:
             log = Path(folder, "log")
-            write_log(log, options.megabytes * 1_000_000, bad=bad)
+            write_log(log, options.megabytes * 1_000_000, kind)
             contestants = {
                 "read the file": ["cat", str(log)],
                 "epdoctor explain -f": [*epdoctor, "--format", "json", "-f", str(log)],
@@ -104,11 +137,10 @@ def explain(options: argparse.Namespace) -> int:
                 options.rounds,
                 [partial(_measure, costs[k], a, target[k]) for k, a in contestants.items()],
             )
-            what = "a third of the lines hit" if bad else "healthy"
-            print(f"\n{options.megabytes} MB, {what}; {count} literals, {options.rounds} rounds")
+            print(f"\n{options.megabytes} MB, {kind}; {count} literals, {options.rounds} rounds")
             print(table(["", "wall s", "CPU s", "MB/s of CPU", "MiB"], _rows(costs, log.stat().st_size)))
             failed |= any(c.returncode not in (0, 1) for found in costs.values() for c in found)
-            if bad:
+            if kind == KINDS[2]:
                 run(contestants["epdoctor explain -f"], stdout=output)
                 print("causes named:", [r["id"] for r in json.loads(output.read_bytes())["results"]])
     return int(failed)

@@ -1,4 +1,7 @@
-"""``python -m tests.lab fleet|containers|slurm``: start a lab, run one command or a shell in it, end it."""
+"""``python -m tests.lab fleet|containers|slurm|vm``: start a lab, run one command or a shell in it, end it.
+
+``up``, ``down``, ``status``, ``restore`` and ``ssh`` are those of ``vm``.
+"""
 
 import argparse
 import os
@@ -6,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from tests.lab import eight_gpus, stub_gpu
+from tests.lab import eight_gpus, stub_gpu, vm_cli
 from tests.lab.containers import PodmanFleet
 from tests.lab.netns import NetnsFleet
 from tests.lab.requirements import LabError
@@ -54,8 +57,12 @@ def main() -> int:
         kind.set_defaults(call=call)
         if name == "fleet":
             kind.add_argument("--gpus", choices=("h200x2", "h100x1", "eight"), help="what the nodes imitate")
-    options = parser.parse_args()
+    vm_cli.add_commands(kinds.add_parser("vm", help="virtual machines with Soft-RoCE"))
+    # The virtual machines are what "the lab" means without a name.
+    words = ["vm", *sys.argv[1:]] if sys.argv[1:2] and sys.argv[1] in vm_cli.SHORT else sys.argv[1:]
+    options = parser.parse_args(words)
     options.began = time.monotonic()
+    options.command = getattr(options, "command", [])
     options.command = options.command[1:] if options.command[:1] == ["--"] else options.command
     try:
         status: int = options.call(options)

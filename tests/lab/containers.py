@@ -57,14 +57,16 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def base_image() -> Path:
-    """Tar of the node's root file system, built once (about half a minute) and kept in cache_dir()."""
+def base_image(packages: Sequence[str] = ()) -> Path:
+    """Tar of the node's root file system, built once (about half a minute) and kept in cache_dir().
+
+    `packages`: of Debian, beside PACKAGES; a file of its own for each set of them."""
     folder = cache_dir()
-    tar = folder / f"node-{SUITE}.tar"
+    tar = folder / f"node-{SUITE}{_suffix(packages)}.tar"
     with _locked(folder / "node.lock"):
         if not tar.exists():
-            part = folder / f"node-{SUITE}.part.tar"
-            include = "--include=" + ",".join(PACKAGES)
+            part = folder / f"node-{SUITE}{_suffix(packages)}.part.tar"
+            include = "--include=" + ",".join((*PACKAGES, *packages))
             argv = ["mmdebstrap", "--variant=minbase", include, SUITE, str(part), _mirror()]
             done = subprocess.run(argv, capture_output=True, text=True)
             if done.returncode != 0:
@@ -72,6 +74,10 @@ def base_image() -> Path:
                 raise LabError(f"mmdebstrap: {done.stderr.strip()[-800:]}")
             part.rename(tar)
     return tar
+
+
+def _suffix(packages: Sequence[str]) -> str:
+    return "".join(f"-{name}" for name in sorted(packages))
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,10 @@ class PodmanFleet(Lab):
     CONTAINERS_CONF from ``env``. They have no way out to any other network.
     """
 
-    def __init__(self, count: int, *, prefix: str = "node") -> None:
+    def __init__(self, count: int, *, prefix: str = "node", packages: Sequence[str] = ()) -> None:
         super().__init__()
+        self._packages = tuple(packages)
+        self._image = IMAGE + _suffix(packages).replace("+", "p")
         self._id = f"{PREFIX}-{os.getpid()}-{next(_SERIAL)}c"
         self._names = [f"{self._id}-{prefix}{index}" for index in range(1, count + 1)]
         self.hub = f"{self._id}-hub"
@@ -186,11 +194,13 @@ class PodmanFleet(Lab):
         return done.stdout.strip()
 
     def _import_image(self) -> None:
-        tar = base_image()
+        tar = base_image(self._packages)
         with _locked(cache_dir() / "import.lock"):
-            have = subprocess.run(["podman", "image", "exists", IMAGE], capture_output=True, env=self.env)
+            have = subprocess.run(
+                ["podman", "image", "exists", self._image], capture_output=True, env=self.env
+            )
             if have.returncode != 0:
-                self._podman("import", str(tar), IMAGE)
+                self._podman("import", str(tar), self._image)
 
     def _ip(self, *words: str) -> None:
         done = subprocess.run(["ip", *words], capture_output=True, text=True)
@@ -207,7 +217,7 @@ class PodmanFleet(Lab):
     def _start_node(self, index: int, name: str) -> ContainerNode:
         self._podman(
             "run", "--detach", "--name", name, "--hostname", name, "--systemd=always",
-            "--network", "none", "--privileged", IMAGE, "/sbin/init",
+            "--network", "none", "--privileged", self._image, "/sbin/init",
         )  # fmt: skip
         pid = int(self._podman("inspect", "--format", "{{.State.Pid}}", name))
         address = f"10.97.0.{index}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Protocol
 
 from epdoctor.report.text import STYLES, Line, TextReport
 
@@ -27,7 +28,19 @@ def columns(stream: IO[str]) -> int:
     return 100
 
 
+class Lines(Protocol):
+    """What is laid out line by line: a report, a difference."""
+
+    def plain(self) -> str: ...
+
+    def lines(self) -> Iterator[Line]: ...
+
+
 def print_report(text: TextReport, stream: IO[str] | None = None) -> None:
+    print_lines(text, stream)
+
+
+def print_lines(text: Lines, stream: IO[str] | None = None) -> None:
     out = stream or sys.stdout
     if not is_fancy(out):
         out.write(text.plain())

@@ -23,6 +23,8 @@ _IGNORED = ("seconds", "rc", "argv", "truncated")
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if isinstance(value, Mapping):
         path = (*path, value["name"]) if isinstance(value.get("name"), str) else path
+        # A process is a fact of its own by what it is: raylet's limit is not a worker's.
+        path = (*path, value["comm"]) if isinstance(value.get("comm"), str) else path
         for key, inner in value.items():
             if key not in _IGNORED:
                 yield from _leaves(inner, (*path, str(key)))
@@ -44,6 +46,7 @@ def facts_of(spec: dict[str, Any]) -> frozenset[tuple[str, ...]]:
 
     The second of two equal lines is another fact than the first."""
     found: Counter[tuple[str, ...]] = Counter(_leaves(spec.get("options") or {}, ("options",)))
+    found.update(_leaves(spec.get("launch") or {}, ("launch",)))
     nodes: dict[str, Any] = spec.get("nodes") or {"": spec}
     for node, own in nodes.items():
         for name, entry in probes_of(own).items():

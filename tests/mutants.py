@@ -11,7 +11,7 @@ import ast
 import copy
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
@@ -21,6 +21,9 @@ from epdoctor.catalog import load_checks
 from epdoctor.cluster import Cluster
 from epdoctor.engine import Engine
 from epdoctor.facts import Node
+from epdoctor.launch.judge import _over
+from epdoctor.launch.layout import fleets
+from epdoctor.launch.model import LaunchSet
 from epdoctor.model import Check, Finding
 from epdoctor.rules import Rule, RuleFunction, all_rules
 from tests.case_files import Case, all_cases, complaint, goal_of, prepare
@@ -39,6 +42,13 @@ _OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }
 
 
+_OVER: dict[str, Callable[[RuleFunction], RuleFunction]] = {
+    "server_rule": lambda f: lambda launch: _over(launch.servers, lambda server: f(launch, server)),
+    "fleet_rule": lambda f: lambda launch: _over(fleets(launch), lambda servers: f(launch, servers)),
+}
+"""What these decorators make of a function, without the registration."""
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One inverted condition: "gpu.py:120 gpu_ecc_clean: count"."""
@@ -55,7 +65,7 @@ class JudgedCase:
         facts, self.spec = prepare(case)
         self.check: Check = load_checks()[case.check]
         self.engine = Engine({self.check.id: self.check}, goal_of(self.spec))
-        self._facts: Node | Mapping[str, Mapping[str, Any]] = facts
+        self._facts: Node | LaunchSet | Mapping[str, Mapping[str, Any]] = facts
 
     def judge(self, function: RuleFunction | None = None) -> Finding:
         rules = all_case_rules()
@@ -65,6 +75,8 @@ class JudgedCase:
         self.engine._rules = {rule.name: rule}
         if isinstance(self._facts, Node):
             return self.engine._judge_on_node(self.check, self._facts)
+        if isinstance(self._facts, LaunchSet):
+            return self.engine._judge_on_launch(self.check, self._facts)
         return self.engine._judge_on_cluster(self.check, Cluster(self.engine.goal, self._facts))
 
     def breaks(self, function: RuleFunction) -> bool:
@@ -171,10 +183,16 @@ def _compile(
     tree = ast.Module([ast.parse("from __future__ import annotations").body[0], *own], [])
     namespace = dict(vars(module))
     # Compiled again, a rule must not register itself again.
-    plain = {"node_rule": lambda f: f, "cluster_rule": lambda f: f, "need": lambda _: lambda f: f}
+    plain = {
+        **{key: lambda f: f for key in ("node_rule", "cluster_rule", "launch_rule", *_OVER)},
+        "need": lambda _: lambda f: f,
+    }
     namespace.update({key: value for key, value in plain.items() if key in namespace})
     exec(compile(ast.fix_missing_locations(tree), str(module.__file__), "exec"), namespace)
     function: RuleFunction = namespace[name]
+    for decorator in functions[name].decorator_list:
+        if isinstance(decorator, ast.Name) and decorator.id in _OVER:
+            return _OVER[decorator.id](function)
     return function
 
 
@@ -201,12 +219,18 @@ def unchanged(rule: Rule) -> RuleFunction:
     return _compile(module, functions, _reachable(rule.name, functions), rule.name)
 
 
-def survivors(name: str, limit: int) -> tuple[int, tuple[str, ...]]:
-    """(mutants of the rule, those that none of its cases notices)."""
-    made = list(mutants(all_case_rules()[name], limit))
+def verdicts(name: str, limit: int) -> tuple[tuple[str, bool], ...]:
+    """Each mutant of the rule, and whether one of its cases notices it."""
     cases = cases_by_rule()[name]
-    return len(made), tuple(m.where for m in made if not any(case.breaks(m.function) for case in cases))
+    return tuple(
+        (mutant.where, any(case.breaks(mutant.function) for case in cases))
+        for mutant in mutants(all_case_rules()[name], limit)
+    )
 
 
 if __name__ == "__main__":
-    print("\n".join(sorted({where for rule in cases_by_rule() for where in survivors(rule, 60)[1]})))
+    found: dict[str, bool] = {}
+    for rule in cases_by_rule():
+        for where, broke in verdicts(rule, 60):
+            found[where] = found.get(where, False) or broke
+    print("\n".join(sorted(where for where, broke in found.items() if not broke)))

@@ -12,7 +12,7 @@ from epdoctor.catalog import load_checks
 from epdoctor.collect.record import Recording, parse_record, save
 from epdoctor.judge import build_report, judge_recording
 from epdoctor.model import Finding, Goal, Severity, Status
-from tests.cluster16 import BASES, NODES, ODD, OPTIONS, Base, Edit, infiniband, judge, roce
+from tests.cluster16 import BASES, NODES, ODD, OPTIONS, RAILS, Base, Edit, infiniband, judge, roce
 from tests.demo_cluster import BASE, Probes, edit_file, rows, set_file
 
 EQUAL: dict[str, dict[str, str]] = {
@@ -157,6 +157,48 @@ def also(*edits: Edit) -> Edit:
 
 
 LIMITS = ("limits.files", "/proc/self/limits")
+
+
+def partition(key: str) -> Edit:
+    """Entry 0 of every port's P_Key table."""
+
+    def edit(probes: Probes) -> None:
+        for rail in RAILS:
+            set_file(probes, "rdma.sysfs", f"/sys/class/infiniband/{rail}/ports/1/pkeys/0", f"{key}\n")
+
+    return edit
+
+
+def imex_nodes(*addresses: str) -> Edit:
+    """/etc/nvidia-imex/nodes_config.cfg, which only machines with multi-node NVLink have."""
+
+    def edit(probes: Probes) -> None:
+        text = "".join(f"{address}\n" for address in addresses)
+        probes["imex.files"] = {
+            "status": "ran",
+            "rc": 0,
+            "data": [["/etc/nvidia-imex/nodes_config.cfg", text]],
+        }
+
+    return edit
+
+
+def traffic_class(number: int) -> Edit:
+    """What MLNX_OFED's driver shows of each rail; the base was recorded with the kernel's own."""
+
+    def edit(probes: Probes) -> None:
+        probes["qos.files"] = {
+            "status": "ran",
+            "rc": 0,
+            "data": [
+                [f"/sys/class/infiniband/{hca}/tc/1/traffic_class", f"Global tclass={number}\n"]
+                for hca in RAILS
+            ],
+        }
+
+    return edit
+
+
 PLANTS: dict[str, tuple[Edit, ...]] = {
     "drift.boot-options": (file("system.files", "/proc/cmdline", " iommu=pt", " iommu=pt pci=realloc"),),
     "drift.cuda-driver": (nvml("cuda_driver_version", 13010),),
@@ -225,15 +267,29 @@ PLANTS: dict[str, tuple[Edit, ...]] = {
         lambda probes: set_file(probes, "rdma.sysfs", "/sys/module/mlx5_core/version", "25.07-0.9.7\n"),
     ),
     "drift.os": (text("Ubuntu 24.04.3 LTS", "Ubuntu 24.04.1 LTS", "system.files"),),
+    "drift.imex-nodes": (imex_nodes("10.0.0.1", "10.0.0.3"),),
+    "drift.pkey": (partition("0x8012"),),
     "drift.python-version": (package("torch", "2.14.0+cu130", version="3.12.11"),),
     "drift.rdma-core": (text("libibverbs.so.1.14.50.0", "libibverbs.so.1.14.56.0", "rdma.links"),),
+    "drift.roce-qos": (traffic_class(0),),
     "drift.torch-version": (package("torch", "2.14.1+cu130"),),
+    "drift.transparent-huge-pages": (
+        file(
+            "system.files",
+            "/sys/kernel/mm/transparent_hugepage/enabled",
+            "always [madvise]",
+            "[always] madvise",
+        ),
+    ),
     "drift.ucx-version": (system_ucx("1.18.0"),),
     "drift.vllm-version": (package("vllm", "0.33.1"),),
 }
-FABRIC: dict[str, Base] = {"drift.gid-index": roce}
+FABRIC: dict[str, Base] = {"drift.gid-index": roce, "drift.roce-qos": roce, "drift.pkey": infiniband}
 """Where the fact exists over one kind of fabric only; all others are planted over InfiniBand and over RoCE."""
 EVERYWHERE: dict[str, Edit] = {
+    "drift.imex-nodes": imex_nodes("10.0.0.1", "10.0.0.2"),
+    "drift.pkey": partition("0xffff"),
+    "drift.roce-qos": traffic_class(106),
     "drift.nixl-version": package("nixl-cu13", "1.5.1"),
     "drift.ucx-version": system_ucx("1.19.0"),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,22 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from epdoctor.cli.options import NodeChoice, goal_from, node_choice, node_options
+from epdoctor.cli.options import NodeChoice, goal_from, node_choice, node_options, seconds
 from epdoctor.exceptions import EpdoctorError
 from epdoctor.model import Status
 
 if TYPE_CHECKING:
     from epdoctor.bench.results import LayerResult
 
-CONNECT_S = 30.0
+CONNECT_S = 60.0
 """For all nodes together, to log in and start the worker."""
-
-
-def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> float:
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)(s|m|h)?", value)
-    if found is None or not float(found[1]):
-        raise click.BadParameter(f"{value!r} is not a time such as 90s or 5m")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"]
 
 
 @click.command("bench")
@@ -47,7 +39,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str) -> 
     default="90s",
     show_default=True,
     metavar="TIME",
-    callback=_seconds,
+    callback=seconds(1, 86400),
     help="Time for all layers together.",
 )
 @click.option(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +37,25 @@ def _complete_profile(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in shipped_profiles() if name.startswith(incomplete)]
 
 
+def seconds(
+    minimum: float, maximum: float
+) -> Callable[[click.Context, click.Parameter, str | None], float | None]:
+    """A click callback: "10", "10s", "2m", "1h" as seconds within bounds; None stays None."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+        if value is None:
+            return None
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)\s?(s|m|min|h)?", value.strip())
+        number = float(found[1]) * {"m": 60, "min": 60, "h": 3600}.get(found[2], 1) if found else 0.0
+        if not minimum <= number <= maximum:
+            raise click.BadParameter(
+                f"{value!r} is not a time from {minimum:g}s to {maximum:g}s, such as 30s or 5m"
+            )
+        return number
+
+    return read
+
+
 _NODE_OPTIONS = [
     click.option("--all-nodes", is_flag=True, help="Every node of the inventory, over SSH, at once."),
     click.option("-i", "--inventory", multiple=True, metavar="FILE", help="Ansible inventory (INI, YAML), host list, or 'gpu[01-08]'. Implies --all-nodes."),
@@ -50,6 +68,7 @@ _NODE_OPTIONS = [
     click.option("--dynamic-inventory", is_flag=True, help="Allow an executable inventory to be run."),
     click.option("--python", "python", metavar="PATH", help="vLLM's interpreter on the nodes, where there are several."),
     click.option("--env-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Environment the workers will get (KEY=VALUE lines)."),
+    click.option("--sample", "sample_s", callback=seconds(1, 600), metavar="10s", help="Read error counters twice, this far apart: what goes wrong now."),
     click.option("--max-num-batched-tokens", type=click.IntRange(1), metavar="N", help="vLLM's token limit; default: from the launch, else vLLM's own."),
     click.option("--no-state", is_flag=True, help="Write neither a recording nor a cache on this machine."),
 ]  # fmt: skip
@@ -61,7 +80,9 @@ _JUDGE_OPTIONS = [
     click.option("--select", multiple=True, metavar="ID", shell_complete=_complete_check, help="Only these checks: id, prefix or tag. Repeatable, commas too."),
     click.option("--ignore", multiple=True, metavar="ID", shell_complete=_complete_check, help="All but these checks."),
     click.option("--profile", metavar="NAME|FILE", default="", shell_complete=_complete_profile, help="A named selection of checks: bring-up, prolog, nightly, or your own file."),
-    click.option("--checks", "site_checks", type=click.Path(path_type=Path), metavar="DIR", help="Your site's own checks, too (docs/add-a-check.md). Runs DIR/rules/*.py."),
+    click.option("--checks", "site_checks", type=click.Path(path_type=Path), metavar="DIR", help="Your site's own checks, too (docs/add-a-check.md). Runs its rules and plugins."),
+    click.option("--waivers", "waiver_file", metavar="FILE", default="", help="Findings that are accepted; default: [waivers] file in epdoctor.toml, ./waivers.yaml."),
+    click.option("--fail-on-expired-waiver", is_flag=True, help="A waiver past its date is a finding of its own: exit code 1."),
     click.option("--fail-on", type=click.Choice(["error", "warning"]), default="error", show_default=True, help="Severity that makes exit code 1."),
 ]  # fmt: skip
 
@@ -113,7 +134,7 @@ def node_choice(values: dict[str, Any]) -> NodeChoice:
         inventory=tuple(values["inventory"]),
         limit=values["limit"] or "",
         forks=values["forks"] or config.forks or 32,
-        timeout_s=values["timeout_s"] or config.timeout_s or 60.0,
+        timeout_s=(values["timeout_s"] or config.timeout_s or 60.0) + (values.get("sample_s") or 0.0),
         become=values["become"] or config.become,
         via=via,
         transport=values["transport"],
@@ -137,6 +158,7 @@ def collect_options(values: dict[str, Any], config: Config, node_names: tuple[st
         env_file_text=env_text,
         max_num_batched_tokens=limit,
         token_limit_source="--max-num-batched-tokens" if limit else "",
+        sample_s=values.get("sample_s") or 0.0,
     )
 
 
@@ -192,6 +214,8 @@ class ChosenChecks:
     """Its name; "" where there is none."""
     backend: str
     timeout_s: float | None
+    known: Mapping[str, Check] = field(default_factory=dict)
+    """All that there are, chosen or not."""
 
 
 def choose_checks(values: dict[str, Any], config: Config) -> ChosenChecks:
@@ -200,66 +224,25 @@ def choose_checks(values: dict[str, Any], config: Config) -> ChosenChecks:
     What is nearer to the user wins: --select replaces what the profile or epdoctor.toml select, and --profile
     what epdoctor.toml selects; what is to be ignored adds up. Raises UsageError."""
     from epdoctor.catalog import load_checks, select_checks
+    from epdoctor.site_checks import installed_checks, load_site_checks
 
-    checks = dict(load_checks())
-    folders: tuple[Path, ...] = ()
+    installed, folders = installed_checks()
+    checks = {**load_checks(), **installed}
     if values["site_checks"] is not None:
-        from epdoctor.site_checks import load_site_checks
-
         checks |= load_site_checks(values["site_checks"])
-        folders = (values["site_checks"] / "profiles",)
+        folders = (values["site_checks"] / "profiles", *folders)
     select, ignore = split_words(values["select"]), [*split_words(values["ignore"]), *config.ignore]
     if not values["profile"]:
         select = select or list(config.select)
     name = values["profile"] or config.profile
     if not name:
         chosen = select_checks(checks, select, ignore)
-        return ChosenChecks(chosen, bool(select or ignore), "", "", None)
+        return ChosenChecks(chosen, bool(select or ignore), "", "", None, checks)
     from epdoctor.profiles import load_profile, regrade
 
     profile = load_profile(name, folders)
     select, ignore = select or list(profile.select), [*ignore, *profile.ignore]
     chosen = select_checks(regrade(profile, checks), select, ignore)
-    return ChosenChecks(chosen, bool(select or ignore), profile.name, profile.backend, profile.timeout_s)
-
-
-@dataclass(frozen=True)
-class Output:
-    """One report to write: format, and file ("" = standard output)."""
-
-    format: str
-    path: str
-
-
-def parse_outputs(format_: str, files: tuple[str, ...], formats: tuple[str, ...]) -> list[Output]:
-    """`-o FILE` goes with --format; `-o FORMAT=FILE` may be repeated. Unwritable paths are found before the
-    run. Raises UsageError."""
-    outputs: list[Output] = []
-    plain = ""
-    for item in files:
-        name, equals, path = item.partition("=")
-        if equals and name in formats:
-            outputs.append(Output(name, path))
-        elif equals and re.fullmatch(r"[a-z][a-z0-9]{1,12}", name) and not os.path.exists(item):  # noqa: PTH110 - a name, not yet a path
-            from epdoctor.catalog import did_you_mean
-
-            raise UsageError(
-                f"-o {item}: no format {name!r}{did_you_mean(name, formats)}; there are {', '.join(formats)}"
-            )
-        elif plain:
-            raise UsageError("-o FILE was given twice; use -o FORMAT=FILE for more than one")
-        else:
-            plain = item
-    outputs.insert(0, Output(format_, plain))
-    seen: set[str] = set()
-    for output in outputs:
-        if not output.path:
-            continue
-        real = os.path.realpath(output.path)
-        if real in seen:
-            raise UsageError(f"-o {output.path}: two formats on one file")
-        seen.add(real)
-        folder = os.path.dirname(real)  # noqa: PTH120 - a string from realpath
-        if os.path.isdir(real) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):  # noqa: PTH112 - strings from realpath
-            raise UsageError(f"-o {output.path}: cannot be written")
-    return outputs
+    return ChosenChecks(
+        chosen, bool(select or ignore), profile.name, profile.backend, profile.timeout_s, checks
+    )

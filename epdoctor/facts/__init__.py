@@ -14,12 +14,15 @@ from epdoctor.facts.base import CollectOptions, Source
 from epdoctor.model import Goal
 
 if TYPE_CHECKING:
+    from epdoctor.facts.accelerators import Accelerators
     from epdoctor.facts.compute_hcas import ComputeHcas
     from epdoctor.facts.container import Container
     from epdoctor.facts.cuda import CudaFacts
     from epdoctor.facts.devices import Devices
     from epdoctor.facts.environment import Environment
+    from epdoctor.facts.fabric_manager import FabricManager
     from epdoctor.facts.gpu import GpuFacts
+    from epdoctor.facts.imex import Imex
     from epdoctor.facts.kernel_log import KernelLog
     from epdoctor.facts.libraries import Libraries
     from epdoctor.facts.limits import Limits
@@ -28,7 +31,9 @@ if TYPE_CHECKING:
     from epdoctor.facts.pci import Pci
     from epdoctor.facts.processes import Processes
     from epdoctor.facts.python_env import PythonEnv
+    from epdoctor.facts.qos import Qos
     from epdoctor.facts.rdma import Rdma
+    from epdoctor.facts.sample import Sample
     from epdoctor.facts.shm import SharedMemory
     from epdoctor.facts.slurm import Slurm
     from epdoctor.facts.system import System
@@ -135,6 +140,13 @@ class Node:
         return self._fact("rdma", lambda: rdma.parse(self.source))
 
     @property
+    def sample(self) -> Sample | None:
+        """What counters did during --sample; None where it was not asked for."""
+        from epdoctor.facts import sample
+
+        return self._fact("sample", lambda: sample.parse(self.source))
+
+    @property
     def network(self) -> Network:
         """Netdevs, addresses, routes, names, firewall."""
         from epdoctor.facts import network
@@ -175,6 +187,34 @@ class Node:
         from epdoctor.facts import kernel_log
 
         return self._fact("kernel_log", lambda: kernel_log.parse(self.source))
+
+    @property
+    def accelerators(self) -> Accelerators:
+        """AMD and Intel GPUs."""
+        from epdoctor.facts import accelerators
+
+        return self._fact("accelerators", lambda: accelerators.parse(self.source))
+
+    @property
+    def fabric_manager(self) -> FabricManager:
+        """Fabric Manager and NVLSM as installed."""
+        from epdoctor.facts import fabric_manager
+
+        return self._fact("fabric_manager", lambda: fabric_manager.parse(self.source))
+
+    @property
+    def qos(self) -> Qos:
+        """ECN and traffic class of the RoCE ports, where sysfs shows them."""
+        from epdoctor.facts import qos
+
+        return self._fact("qos", lambda: qos.parse(self.source))
+
+    @property
+    def imex(self) -> Imex:
+        """The IMEX domain as this node is told it."""
+        from epdoctor.facts import imex
+
+        return self._fact("imex", lambda: imex.parse(self.source))
 
     @property
     def slurm(self) -> Slurm:

@@ -32,6 +32,8 @@ class CollectOptions:
     """Text of --env-file, KEY=VALUE lines; judged, never executed."""
     max_num_batched_tokens: int | None = None
     token_limit_source: str = ""
+    sample_s: float = 0.0
+    """Seconds between two readings of the counters (--sample); 0: none."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,11 @@ class Source:
         self._probes = probes
         self.root = root
         """Whether the agent ran as root."""
+
+    @property
+    def probes(self) -> Mapping[str, Any]:
+        """The raw results, for whoever reads a record itself (a site's plugin)."""
+        return self._probes
 
     def status(self, name: str) -> str:
         """ran | not-found | denied | timeout | stuck | skipped | absent (no such probe in the record)."""

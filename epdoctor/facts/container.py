@@ -137,13 +137,16 @@ def parse(source: Source) -> Container:
         in_container = Unmeasured(f"namespaces: {own}") if runtime else False
     else:
         in_container = "pid" in own or "user" in own or bool(runtime and own)
-    uid_map = files.get("/proc/self/uid_map", "").split()
+    # Read and empty: a user namespace in which nobody is mapped yet.
+    uid_map = files["/proc/self/uid_map"].split() if "/proc/self/uid_map" in files else None
     no_new_privs = _number(fields, "NoNewPrivs", 10)
     return Container(
         in_container=in_container,
         runtime=runtime,
         own_namespaces=own,
-        identity_uid_map=uid_map == ["0", "0", "4294967295"] if uid_map else Unmeasured("/proc/self/uid_map"),
+        identity_uid_map=Unmeasured("/proc/self/uid_map: not read")
+        if uid_map is None
+        else uid_map == ["0", "0", "4294967295"],
         cap_eff=_number(fields, "CapEff", 16),
         cap_bnd=_number(fields, "CapBnd", 16),
         seccomp=_number(fields, "Seccomp", 10),

@@ -7,11 +7,12 @@ Where several places hold it and nobody chose, the facts are unknown and name th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts.base import CollectOptions, Probe, Script, Source
+from epdoctor.facts.partial_env import PartialPackages
 
 if TYPE_CHECKING:
     from epdoctor.facts import Node
@@ -91,6 +92,8 @@ class PythonEnv:
     """Distributions whose file list holds the module deep_ep: (name, version)."""
     libraries: tuple[PipLibrary, ...]
     """NCCL, NVSHMEM and UCX libraries that wheels brought."""
+    deepep_elsewhere: tuple[str, ...] = ()
+    """Other environments of this node that hold deep_ep."""
 
     @property
     def python(self) -> str:
@@ -122,6 +125,22 @@ class PythonEnv:
         return majors[0] if len(majors) == 1 else None
 
 
+_UNNAMED = "the environment that collect_env describes"
+
+
+class _PartialEnv(PythonEnv):
+    """Told by a text that names some versions only (epdoctor/collect/collect_env.py)."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("deepep", "deepep_owners", "deepep_elsewhere"):
+            raise Unmeasured("collect_env does not tell whether DeepEP is installed")
+        if name == "libraries":
+            raise Unmeasured("collect_env does not tell which libraries the wheels brought")
+        if name == "python":
+            return "python"
+        return super().__getattribute__(name)
+
+
 def _deepep(value: object, owners: tuple[tuple[str, str], ...]) -> DeepEPModule | None:
     if not isinstance(value, dict):
         return None
@@ -146,6 +165,12 @@ def _environment(entry: Mapping[str, Any], chosen_by: str) -> PythonEnv:
         if isinstance(row, list) and len(row) == 2
     )
     libraries = entry.get("libraries")
+    if isinstance(entry.get("partial"), str):
+        told = {str(k): str(v) for k, v in packages.items()} if isinstance(packages, dict) else {}
+        version = str(entry.get("version", ""))
+        return _PartialEnv(
+            _UNNAMED, chosen_by, version, PartialPackages(told, entry["partial"][:80]), None, (), ()
+        )
     return PythonEnv(
         prefix=str(entry.get("prefix", "")),
         chosen_by=chosen_by,
@@ -175,6 +200,18 @@ def nothing_found(source: Source) -> bool:
 
 def parse(source: Source) -> PythonEnv:
     """Raises Unmeasured where no environment, or several and no choice, were found."""
+    chosen = _chosen(source)
+    others = {
+        str(row[1].get("prefix", ""))
+        for row in source.rows("python_env.scan")
+        if row[0] == "candidate" and len(row) > 1 and isinstance(row[1], dict) and row[1].get("deep_ep")
+    }
+    if isinstance(chosen, _PartialEnv):
+        return chosen
+    return replace(chosen, deepep_elsewhere=tuple(sorted(others - {chosen.prefix, ""})))
+
+
+def _chosen(source: Source) -> PythonEnv:
     rows = source.rows("python_env.scan")
     values = source.values("python_env.scan")
     if "missing" in values:

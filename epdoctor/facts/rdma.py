@@ -83,6 +83,10 @@ class Port:
     """None: the table was not read."""
     counters: dict[str, int]
     """Since the driver was loaded or the counter was cleared."""
+    pkeys: tuple[int, ...] = ()
+    """The first ten entries of the P_Key table, empty ones (0) too. Bit 15: full member."""
+    pkeys_unread: str = ""
+    """Why there are none: the table could not be read."""
 
     @property
     def name(self) -> str:
@@ -150,7 +154,10 @@ def probes(options: CollectOptions) -> tuple[Probe, ...]:
             globs=(
                 *(ROOT + "*/" + leaf for leaf in ("fw_ver", "board_id", "hca_type", "node_guid", "parent")),
                 ROOT + "*/device/numa_node",
-                *(ports + leaf for leaf in ("state", "phys_state", "rate", "link_layer", "sm_lid")),
+                *(
+                    ports + leaf
+                    for leaf in ("state", "phys_state", "rate", "link_layer", "sm_lid", "pkeys/?")
+                ),
                 "/sys/module/mlx5_core/version",
                 "/sys/class/infiniband_verbs/*/ibdev",
             ),
@@ -258,6 +265,13 @@ def _links(source: Source) -> tuple[dict[str, str], str]:
         return {}, str(reason)
 
 
+def _pkeys(texts: dict[str, str], folder: str) -> tuple[int, ...]:
+    found: list[int] = []
+    while (text := texts.get(f"{folder}{len(found)}")) is not None and (value := _number(text)) is not None:
+        found.append(value)
+    return tuple(found)
+
+
 def _version(links: dict[str, str], unread: str) -> str | Unmeasured:
     if unread:
         return Unmeasured(f"libibverbs: {unread}")
@@ -321,6 +335,8 @@ def parse(source: Source) -> Rdma:
                     tuple(sorted(gids.get(key, []), key=lambda g: g.index)),
                     scanned.get(key),
                     counters.get(key, {}),
+                    _pkeys(texts, f"{name}/{base}pkeys/"),
+                    files.errors.get(f"{ROOT}{name}/{base}pkeys/0", ""),
                 )
             )
         own = {gid.netdev for port in ports for gid in port.gids if gid.netdev} | set(netdevs.get(name, []))
@@ -394,6 +410,14 @@ DIGEST: dict[str, Callable[[Node], Any]] = {
     "rdma.hca-names": lambda node: ", ".join(node.compute_hcas.names) or None,
     "rdma.hca-count": lambda node: str(len(node.compute_hcas.names)),
     "rdma.firmware": lambda node: _same([device.firmware for device in _compute_devices(node)]),
+    "rdma.pkey": lambda node: _same(
+        [
+            f"0x{port.pkeys[0]:04x}"
+            for d in _compute_devices(node)
+            for port in d.ports
+            if port.link_layer == "InfiniBand" and port.active and port.pkeys
+        ]
+    ),
     "rdma.rates": lambda node: _same(
         [port.rate_text or "?" for d in _compute_devices(node) for port in d.ports if port.active]
     ),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SYSCTLS = {
     "vm.max_map_count": "/proc/sys/vm/max_map_count",
+    "vm.nr_hugepages": "/proc/sys/vm/nr_hugepages",
     "vm.overcommit_memory": "/proc/sys/vm/overcommit_memory",
     "kernel.numa_balancing": "/proc/sys/kernel/numa_balancing",
     "kernel.yama.ptrace_scope": "/proc/sys/kernel/yama/ptrace_scope",
@@ -366,5 +367,6 @@ DIGEST: dict[str, Callable[[Node], Any]] = {
     "system.kernel": lambda node: require(node.system.kernel_release),
     "system.os": _os_name,
     "system.cmdline": _boot_options,
+    "system.thp": lambda node: require(node.system.transparent_hugepages),
     "time.offset": _offset,
 }

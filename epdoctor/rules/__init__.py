@@ -14,6 +14,7 @@ Modules of this package are found by themselves: adding a rule is adding a funct
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -85,6 +86,7 @@ def need(name: str) -> Callable[[N], N]:
     return register
 
 
+@functools.cache
 def _import_all(prefix: str = "") -> None:
     for module in pkgutil.iter_modules(__path__):
         if module.name.startswith(prefix):

@@ -47,8 +47,10 @@ def deepep_installed(node: Node) -> Iterator[Problem]:
     """vLLM asks for `import deep_ep` and dies without it."""
     environment = node.python_env
     if environment.deepep is None:
+        elsewhere = ", ".join(environment.deepep_elsewhere[:3])
         yield Problem(
-            found=f"no module deep_ep in {environment.prefix} ({environment.chosen_by})",
+            found=f"no module deep_ep in {environment.prefix} ({environment.chosen_by})"
+            + (f"; it is in {elsewhere}" if elsewhere else ""),
             expected=f"DeepEP as vLLM {_vllm_version(node)} pins it",
             now=install_commands(node, environment),
         )

@@ -98,3 +98,40 @@ def fabric_one_clique(node: Node) -> Iterator[Problem]:
             for (uuid, clique), gpus in sorted(seen.items())
         )
         yield Problem(text, "one clique")
+
+
+_NVLSM_GPUS = ("B200", "B300")
+"""HGX boards whose NVSwitches are of the fourth generation. GB200 and GB300 run both in the switch trays."""
+
+
+def _switched_with_manager(node: Node) -> str:
+    """The Fabric Manager's version where this node's GPUs sit on NVSwitches."""
+    manager = node.fabric_manager
+    if not manager.version:
+        raise NotApplicable("no Fabric Manager on this node")
+    if all(require(gpu.fabric).state == "not supported" for gpu in node.gpu.gpus):
+        raise NotApplicable("these GPUs report no NVLink fabric")
+    return manager.version
+
+
+@node_rule
+def fabric_manager_matches(node: Node) -> Iterator[Problem]:
+    """nv-fabricmanager refuses a driver of any other version."""
+    version, driver = _switched_with_manager(node), require(node.modules.nvidia_version)
+    if version != driver:
+        package = node.fabric_manager.package
+        yield Problem(
+            f"{package} {version}, driver {driver}",
+            f"{package} {driver}",
+            now=(f"sudo apt-get install '{package}={driver}*' || sudo dnf install '{package}-{driver}'",),
+        )
+
+
+@node_rule
+def nvlsm_installed(node: Node) -> Iterator[Problem]:
+    """The NVLink subnet manager, beside Fabric Manager on fourth-generation NVSwitches."""
+    if not any(name in str(require(gpu.name)).split() for gpu in node.gpu.gpus for name in _NVLSM_GPUS):
+        raise NotApplicable(f"NVSwitches of these GPUs need none: {' and '.join(_NVLSM_GPUS)} do")
+    _switched_with_manager(node)
+    if not node.fabric_manager.nvlsm:
+        yield Problem("Fabric Manager without nvlsm", "the package nvlsm")

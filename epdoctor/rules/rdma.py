@@ -102,11 +102,36 @@ def rdma_link_up(node: Node) -> Iterator[Problem]:
                 f"{port.name} has no link ({port.phys_state})",
                 "LinkUp",
                 (f"{_folder(port)}/phys_state={port.phys_state}", node.compute_hcas.how),
-                now=(f"sudo mlxlink -d {port.device} -m",),
+                worse,
+                now=_link_commands(node, port, "-m"),
                 subject=port.name,
             )
 
+    worse = _error_if_none(node, [port.phys_state in ("LinkUp", "") for port in compute_ports(node)])
     yield from judged_each(compute_ports(node), judge)
+
+
+def _error_if_none(node: Node, usable: list[bool]) -> Severity | None:
+    """A node with no port at all cannot talk RDMA to nodes that have some: NCCL stops there, it does not slow down.
+    With NCCL_IB_DISABLE=1 the ports serve nothing."""
+    if not usable or any(usable):
+        return None
+    try:
+        off = node.environment.get("NCCL_IB_DISABLE")
+    except Unmeasured:
+        off = None
+    return None if off is not None and off.value.strip() == "1" else Severity.ERROR
+
+
+def _link_commands(node: Node, port: Port, flags: str) -> tuple[str, ...]:
+    """What shows or mends the port: the netdev's switch on Ethernet and in software, mlxlink where there is a cable."""
+    device = node.rdma.device(port.device)
+    kind, software = (device.kind, device.is_software) if device else ("", False)
+    ethernet = port.link_layer == "Ethernet" or software
+    up = tuple(f"sudo ip link set {name} up" for name in _netdevs(node, port)) if ethernet else ()
+    if software or kind not in ("mlx5", ""):
+        return up or (f"rdma link show {port.device}/{port.number}",)
+    return (*up, f"sudo mlxlink -d {port.device} {flags}")
 
 
 @node_rule
@@ -122,10 +147,12 @@ def rdma_port_active(node: Node) -> Iterator[Problem]:
             f"{port.name} is {port.state}",
             "ACTIVE",
             (f"{_folder(port)}/state={port.state}", node.compute_hcas.how),
+            worse,
             now=tuple(f"sudo ip link set {name} up" for name in _netdevs(node, port)),
             subject=port.name,
         )
 
+    worse = _error_if_none(node, [port.active or not port.state for port in compute_ports(node)])
     yield from judged_each(compute_ports(node), judge)
 
 
@@ -166,7 +193,7 @@ def rdma_rate_full(node: Node) -> Iterator[Problem]:
                 f"{port.name} runs at {port.rate_text or port.rate_gbps}",
                 f"{expected:g} Gb/s, as the other {models[port.device][0] or 'HCAs'} here",
                 (f"{_folder(port)}/rate={port.rate_text}",),
-                now=(f"sudo mlxlink -d {port.device} -m -c",),
+                now=_link_commands(node, port, "-m -c"),
                 subject=port.name,
             )
 
@@ -215,6 +242,8 @@ def rdma_guid_assigned(node: Node) -> Iterator[Problem]:
 
 @node_rule
 def rdma_roce_v2_gid(node: Node) -> Iterator[Problem]:
+    """The kernel takes the IPv4 GIDs away with the link, so a port without one is left to its own check."""
+
     def judge(port: Port) -> Iterator[Problem]:
         if port.gid_slots_read is None:
             raise Unmeasured(f"{_folder(port)}/gids: not read")
@@ -234,7 +263,11 @@ def rdma_roce_v2_gid(node: Node) -> Iterator[Problem]:
             subject=port.name,
         )
 
-    yield from judged_each(roce_ports(node), judge)
+    ports = roce_ports(node)
+    linked = [port for port in ports if port.phys_state in ("LinkUp", "")]
+    if ports and not linked:
+        raise Unmeasured(f"no RoCE compute port has a link ({ports[0].name}: {ports[0].phys_state})")
+    yield from judged_each(linked, judge)
 
 
 @node_rule
@@ -280,6 +313,8 @@ def rdma_counters_quiet(
     if len(ports) < 3:
         raise NotApplicable("fewer than three compute ports to compare")
     if not any(name in port.counters for port in ports for name in counters):
+        if all(device.kind == "efa" for device in compute_devices(node)):
+            raise NotApplicable("EFA has none of these counters")
         raise Unmeasured(f"counters of {ports[0].name}: not read")
     for port in ports:
         odd = []
@@ -293,7 +328,7 @@ def rdma_counters_quiet(
                 f"{port.name}: {', '.join(odd)}",
                 "errors as on the other rails",
                 (f"{_folder(port)}/counters and hw_counters, since boot or since they were cleared",),
-                now=(f"sudo mlxlink -d {port.device} -m -c -e",),
+                now=_link_commands(node, port, "-m -c -e"),
                 subject=port.name,
             )
 
@@ -301,7 +336,10 @@ def rdma_counters_quiet(
 @node_rule
 def rdma_firmware_same(node: Node) -> Iterator[Problem]:
     groups: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for device in compute_devices(node):
+    devices = [device for device in compute_devices(node) if not device.is_software]
+    if not devices:
+        raise NotApplicable("RDMA in software has no firmware")
+    for device in devices:
         if not device.firmware:
             raise Unmeasured(f"/sys/class/infiniband/{device.name}/fw_ver: not read")
         groups.setdefault(device.model, {}).setdefault(device.firmware, []).append(device.name)
@@ -359,6 +397,14 @@ def rdma_core_at_least(node: Node, *, minimum: int) -> Iterator[Problem]:
         )
 
 
+_UVERBS = 'SUBSYSTEM=="infiniband_verbs", KERNEL=="uverbs*", MODE="0666"'
+_UVERBS_RULE = (
+    f"echo '{_UVERBS}' | sudo tee /etc/udev/rules.d/99-epdoctor-uverbs.rules",
+    "sudo udevadm control --reload && sudo udevadm trigger --subsystem-match=infiniband_verbs",
+)
+"""The last rule that names MODE wins; a rule of 99 comes after a site's own."""
+
+
 @node_rule
 def rdma_uverbs_accessible(node: Node) -> Iterator[Problem]:
     nodes = require(node.rdma.uverbs)
@@ -378,9 +424,35 @@ def rdma_uverbs_accessible(node: Node) -> Iterator[Problem]:
         elif nodes[name] != (True, True):
             yield Problem(
                 f"{path} of {device.name}: no read and write permission",
-                "mode 0666 (rdma-core's udev rule)",
+                "mode 0666, as the kernel makes it",
                 subject=device.name,
                 now=(f"sudo chmod 0666 {path}",),
+                permanent=_UVERBS_RULE,
             )
 
     yield from judged_each(compute_devices(node), judge)
+
+
+@node_rule
+def rdma_pkey_full_member(node: Node) -> Iterator[Problem]:
+    """NCCL, NVSHMEM and UCX take entry 0 of the P_Key table. Two limited members cannot talk to each other."""
+
+    ports = [port for port in compute_ports(node) if port.link_layer == "InfiniBand" and port.active]
+    if not any(port.pkeys or port.pkeys_unread for port in ports):
+        # Every kernel has the table: a recording without it is older than this check.
+        raise NotApplicable("no P_Key table was recorded")
+
+    def judge(port: Port) -> Iterator[Problem]:
+        if not port.pkeys:
+            raise Unmeasured(f"{_folder(port)}/pkeys: {port.pkeys_unread or 'not read'}")
+        first = port.pkeys[0]
+        if not first & 0x8000:
+            yield Problem(
+                f"{port.name}: P_Key 0x{first:04x} at index 0, "
+                + ("no partition" if not first & 0x7FFF else "a limited member"),
+                "a full member, such as 0xffff",
+                (f"{_folder(port)}/pkeys/0=0x{first:04x}",),
+                subject=port.name,
+            )
+
+    yield from judged_each(ports, judge)

@@ -49,6 +49,7 @@ def slurm_memlock(node: Node) -> Iterator[Problem]:
                 written.source if written else f"{unit}: no LimitMEMLOCK",
             ),
             now=memlock_drop_in(unit)[-1:] if pending else memlock_drop_in(unit),
+            permanent=memlock_drop_in(unit)[:-1],
             subject=unit,
         )
         return

@@ -106,7 +106,7 @@ def test_nothing_stays_when_the_ladder_is_cut_off(make_fleet: Any, number: signa
         firewall(node, "tcp dport 29550 drop")  # so that the layer takes its five seconds
     argv = [*fleet.exec_prefix, "epdoctor", "bench", "-i", str(fleet.inventory), "--no-state"]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert until(lambda: len(workers(fleet)) >= 4)
+    assert until(lambda: len(workers(fleet)) >= 4, 60)
     time.sleep(0.5)
     subprocess.run(["pkill", f"-{int(number)}", "-f", f"epdoctor bench -i {fleet.inventory}"], check=True)
     process.wait(timeout=20)

@@ -96,6 +96,11 @@ class Call:
                     return found
                 raise
 
+    def tell(self, value: Any) -> None:
+        """Give it a value: its next hear() returns it. Harmless when it has ended."""
+        if self.ended is None and not self._worker.lost:
+            self._worker.send({"tell": self.number, "value": value})
+
     def stop(self) -> None:
         """End it on the node; harmless when it has ended."""
         if self.ended is None and not self._worker.lost:

@@ -38,7 +38,7 @@ class Suspect:
     """What would explain the failures, most likely first."""
 
     kind: str
-    """node | rail | node-rail | pair | port | all"""
+    """node | rail | node-rail | pair | rail of pair | port | port of node | all"""
     name: str
     failing: int
     of: int
@@ -94,3 +94,23 @@ def overall(measurements: list[Measurement]) -> Status:
         if status in found:
             return status
     return Status.SKIP
+
+
+def shown(value: float, unit: str) -> str:
+    """A number for people, in the unit that suits it: "48.5 GB/s", "4.3 MB/s", "5.7 ms"."""
+    if unit == "GB/s" and 0 < value < 0.1:
+        value, unit = value * 1000, "MB/s"
+    elif unit == "us" and value >= 1000:
+        value, unit = value / 1000, "ms"
+    return f"{value:.3g} {unit}".rstrip() if value < 1000 else f"{value:.0f} {unit}".rstrip()
+
+
+def spread(values: list[float], unit: str) -> str:
+    """ "48.1 GB/s to 49 GB/s", or the one value."""
+    ends = list(dict.fromkeys((shown(min(values), unit), shown(max(values), unit))))
+    return " to ".join(ends)
+
+
+def count_of(number: int, noun: str) -> str:
+    """ "1 pair", "3 pairs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

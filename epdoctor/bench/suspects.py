@@ -13,13 +13,19 @@ from epdoctor.model import Status
 
 Key = tuple[str, str]
 
+
+def _pair(one: Measurement) -> str:
+    return " and ".join(sorted((one.a, one.b)))
+
+
 _KINDS: tuple[tuple[str, Callable[[Measurement], Iterable[str]]], ...] = (
     ("node", lambda m: {m.a, m.b} - {""}),
     ("rail", lambda m: [m.rail] if m.rail else []),
     ("port", lambda m: [m.what] if m.what.startswith("port ") else []),
     ("node-rail", lambda m: [f"{m.rail} of {n}" for n in sorted({m.a, m.b} - {""})] if m.rail else []),
     ("port of node", lambda m: [f"{m.what} on {m.b}"] if m.b and m.what.startswith("port ") else []),
-    ("pair", lambda m: [f"{m.a} and {m.b}" if m.a < m.b else f"{m.b} and {m.a}"] if m.b else []),
+    ("pair", lambda m: [_pair(m)] if m.b else []),
+    ("rail of pair", lambda m: [f"{m.rail} between {_pair(m)}"] if m.b and m.rail else []),
 )
 
 
@@ -69,6 +75,13 @@ def suspects(measurements: Sequence[Measurement], limit: int = 5) -> list[Suspec
     return found
 
 
+def suspects_of_failed_kinds(measurements: Sequence[Measurement]) -> list[Suspect]:
+    """As suspects(), by measurements of a kind of which one failed: that a rail can be opened does not clear it of
+    carrying nothing."""
+    kinds = {one.what for one in measurements if one.status is Status.FAIL}
+    return suspects([one for one in measurements if one.what in kinds])
+
+
 def _suspect(key: Key, failing: int, of: int) -> Suspect:
     kind, name = key
     how = "everything" if failing == of else f"{failing} of {of}"
@@ -79,5 +92,6 @@ def _suspect(key: Key, failing: int, of: int) -> Suspect:
         "node-rail": f"{name}: {how} over it fails",
         "port of node": f"{name}: {how} to it fails",
         "pair": f"between {name}: {how} fails",
+        "rail of pair": f"rail {name}: {how} fails",
     }
     return Suspect(kind, name, failing, of, words[kind])

@@ -7,6 +7,7 @@ The controller writes JSON lines, one message each:
     {"id": 7, "op": name, "params": {...}, "timeout_s": 30, "tmp": false}
                                                                 start one, in a child and session of its own;
                                                                 with "tmp" it gets a folder, removed at its end
+    {"tell": 7, "value": ...}                                   one line for the operation's hear()
     {"stop": 7}                                                 end it
     {"ping": 1}                                                 at least every DEADMAN_S / 2
 
@@ -49,7 +50,7 @@ def die_with_parent():
 
 
 class Operation(object):
-    """One operation in flight: a child with its own session, a pipe for values, a file for stderr."""
+    """One operation in flight: a child with its own session, pipes for its values, its stderr and what it is told."""
 
     def __init__(self, number, source, name, params, timeout_s, tmp):
         self.number = number
@@ -65,11 +66,29 @@ class Operation(object):
         self.error_reader = error_reader
         os.set_blocking(self.error_reader, False)
         self.stderr = b""
+        input_reader, self.input_writer = os.pipe()
+        os.set_blocking(self.input_writer, False)
+        self.untold = b""
         self.pid = os.fork()
         if self.pid == 0:
-            run_operation(source, name, params, writer, error_writer)
+            run_operation(source, name, params, writer, error_writer, input_reader)
         os.close(writer)
         os.close(error_writer)
+        os.close(input_reader)
+
+    def tell(self, value):
+        self.untold += json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n"
+        self.pass_on()
+
+    def pass_on(self):
+        """As much of what it is to be told as the pipe takes now."""
+        try:
+            while self.untold:
+                self.untold = self.untold[os.write(self.input_writer, self.untold) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.untold = b""  # it does not listen any more
 
     def kill(self, end):
         self.end = self.end or end
@@ -111,6 +130,7 @@ class Operation(object):
     def close(self):
         os.close(self.reader)
         os.close(self.error_reader)
+        os.close(self.input_writer)
         self.clean()
 
     def clean(self):
@@ -118,7 +138,7 @@ class Operation(object):
             shutil.rmtree(self.tmp, ignore_errors=True)
 
 
-def run_operation(source, name, params, writer, error_writer):
+def run_operation(source, name, params, writer, error_writer, input_reader):
     """In the forked child. Never returns."""
     code = 70
     try:
@@ -127,8 +147,8 @@ def run_operation(source, name, params, writer, error_writer):
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-        null = os.open("/dev/null", os.O_RDONLY)
-        os.dup2(null, 0)
+        os.dup2(input_reader, 0)
+        told = [b""]
         values = os.dup(writer)
         os.dup2(error_writer, 1)  # what an operation prints is a message, not a value
         os.dup2(error_writer, 2)
@@ -142,7 +162,18 @@ def run_operation(source, name, params, writer, error_writer):
             while line:
                 line = line[os.write(values, line) :]
 
-        exec(compile(source, name, "exec"), {"PARAMS": params, "emit": emit, "__name__": "operation"})
+        def hear():
+            """The next value that the controller tells; waits for it. Raises EOFError when none can come."""
+            while b"\n" not in told[0]:
+                part = os.read(0, 65536)
+                if not part:
+                    raise EOFError("the controller is gone")
+                told[0] += part
+            line, told[0] = told[0].split(b"\n", 1)
+            return json.loads(line.decode("utf-8"))
+
+        names = {"PARAMS": params, "emit": emit, "hear": hear, "__name__": "operation"}
+        exec(compile(source, name, "exec"), names)
         code = 0
     except BaseException as error:  # the child must end here, whatever happens
         try:
@@ -176,6 +207,9 @@ class Worker(object):
     def message(self, message):
         if "ops" in message:
             self.sources.update(message["ops"])
+        elif "tell" in message:
+            if message["tell"] in self.running:
+                self.running[message["tell"]].tell(message.get("value"))
         elif "stop" in message:
             if message["stop"] in self.running:
                 self.running[message["stop"]].kill("stopped")
@@ -215,7 +249,10 @@ class Worker(object):
         now = time.monotonic()
         ends = [op.deadline for op in self.running.values()] + [self.heard + DEADMAN_S]
         limit = 0.05 if any(op.end for op in self.running.values()) else max(0.0, min(min(ends) - now, 1.0))
-        ready = select.select(watched, [], [], limit)[0]
+        waiting = {op.input_writer: op for op in self.running.values() if op.untold}
+        ready, writable, _ = select.select(watched, list(waiting), [], limit)
+        for writer in writable:
+            waiting[writer].pass_on()
         if 0 in ready:
             self.read_input()
         now = time.monotonic()
@@ -247,6 +284,7 @@ class Worker(object):
         for value in values:
             send(self.nonce, {"id": operation.number, "value": value})
         operation.drain_errors()
+        operation.close()  # before its end is told: what it had is gone by then
         rc = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
         send(
             self.nonce,
@@ -257,7 +295,6 @@ class Worker(object):
                 "stderr": operation.stderr.decode("utf-8", "backslashreplace"),
             },
         )
-        operation.close()
         del self.running[operation.number]
 
     def work(self):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from epdoctor.bench.results import LayerResult, Measurement
+from epdoctor.bench.results import LayerResult, Measurement, shown
 from epdoctor.model import Status
+from epdoctor.report.heat_map import heat_lines
 from epdoctor.report.sanitize import sanitize
 
 SIGNS = {Status.PASS: "✓", Status.FAIL: "✗", Status.UNKNOWN: "?", Status.SKIP: "-", Status.ERROR: "?"}
@@ -27,6 +28,8 @@ def layer_lines(layer: LayerResult, *, verbose: bool = False, unicode: bool = Tr
         if layer.checks:
             lines.append(f"      explain   {', '.join(layer.checks[:3])}")
     lines += [f"      note      {sanitize(note)}" for note in layer.notes[:5]]
+    if verbose or layer.failures:
+        lines += [f"      {line}" for line in heat_lines(layer.measurements, unicode=unicode)]
     if verbose:
         lines += [f"      {line}" for line in measurement_lines(layer.measurements)]
     elif layer.failures:
@@ -39,9 +42,9 @@ def measurement_lines(measurements: Iterable[Measurement]) -> list[str]:
         sanitize(
             f"{SIGNS[one.status]} {one.what} {ends(one)}"
             + (f" {one.rail}" if one.rail else "")
-            + (f"  {one.value:.4g} {one.unit}" if one.value is not None else "")
+            + (f"  {shown(one.value, one.unit)}" if one.value is not None else "")
             + (
-                f" (expected {'at most' if one.lower_is_better else 'at least'} {one.expected:.4g})"
+                f" (expected {'at most' if one.lower_is_better else 'at least'} {shown(one.expected, one.unit)})"
                 if one.expected is not None
                 else ""
             )

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from epdoctor.bench.gpu_ranks import Outcome
-from epdoctor.bench.results import LayerResult, Measurement, overall
+from epdoctor.bench.expect import Expectation
+from epdoctor.bench.gpu_ranks import Outcome, gpu_counts
+from epdoctor.bench.gpu_rates import between
+from epdoctor.bench.ladder import Bench
+from epdoctor.bench.results import LayerResult, Measurement, judge_value, overall
 from epdoctor.bench.suspects import suspects
+from epdoctor.exceptions import Unmeasured
 from epdoctor.model import Status
+
+
+def begin(bench: Bench, result: LayerResult, *, gpus_per_node: int = 1) -> dict[str, int]:
+    """Node -> GPUs of those that can take part. Nodes that cannot are in the result already."""
+    counts, refused = gpu_counts(bench)
+    refuse(result, refused)
+    return {name: count for name, count in counts.items() if count >= gpus_per_node}
+
+
+def against_links(
+    found: Measurement, bench: Bench, name: str, gpus: tuple[int, int], expect: Expectation
+) -> Measurement:
+    """Judged by a share of what the links between two GPUs of a node carry; where the facts do not tell, it
+    has no expectation."""
+    try:
+        rate, how = between(bench.nodes[name], *gpus)
+        factor = expect.factor or 0.0
+        found = replace(found, expected=factor * rate, expected_from=f"{factor:g} x {how}; {expect.source}")
+    except (Unmeasured, IndexError):
+        pass
+    return replace(found, status=judge_value(found))
 
 
 def refuse(result: LayerResult, refused: Sequence[str]) -> None:

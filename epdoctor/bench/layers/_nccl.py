@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from epdoctor.bench.gpu_ranks import run_ranks
-from epdoctor.bench.gpu_rates import between
 from epdoctor.bench.ladder import Bench
-from epdoctor.bench.layers._gpu import finish
-from epdoctor.bench.results import LayerResult, Measurement, judge_value
-from epdoctor.exceptions import Unmeasured
+from epdoctor.bench.layers._gpu import against_links, finish
+from epdoctor.bench.results import LayerResult, Measurement
 from epdoctor.model import Status
 
 BYTES = 64 << 20
@@ -36,15 +34,7 @@ def measure(bench: Bench, result: LayerResult, gpus: Mapping[str, int]) -> None:
         else:
             expect = bench.expect[f"nccl_{what.replace('-', '_')}"]
             if len(names) == 1:
-                try:
-                    rate, how = between(bench.nodes[a], 0, 1)
-                    factor = expect.factor or 0.0
-                    found = replace(
-                        found, expected=factor * rate, expected_from=f"{factor:g} x {how}; {expect.source}"
-                    )
-                except (Unmeasured, IndexError):
-                    pass
-            found = replace(found, status=judge_value(found))
+                found = against_links(found, bench, a, (0, 1), expect)
         result.measurements.append(found)
     before = len(result.measurements)
     finish(result, outcome, "NCCL")

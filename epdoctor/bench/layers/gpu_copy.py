@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from epdoctor.bench.gpu_ranks import gpu_counts, run_ranks
-from epdoctor.bench.gpu_rates import between
+from epdoctor.bench.gpu_ranks import run_ranks
 from epdoctor.bench.ladder import Bench
-from epdoctor.bench.layers._gpu import finish, refuse
-from epdoctor.bench.results import LayerResult, Measurement, judge_value
-from epdoctor.exceptions import Unmeasured
+from epdoctor.bench.layers._gpu import against_links, begin, finish
+from epdoctor.bench.results import LayerResult, Measurement
 from epdoctor.model import Status
 
 NUMBER, NAME, TITLE, NEEDS_GPU = "5", "gpu-copy", "Copies between the GPUs of a node", True
@@ -19,9 +17,7 @@ BYTES = 256 << 20
 
 def run(bench: Bench) -> LayerResult:
     result = LayerResult(NUMBER, NAME, TITLE, Status.SKIP, checks=CHECKS)
-    counts, refused = gpu_counts(bench)
-    refuse(result, refused)
-    counts = {name: count for name, count in counts.items() if count > 1}
+    counts = begin(bench, result, gpus_per_node=2)
     if not counts:
         result.reason = result.reason or "no node with two GPUs"
         return result
@@ -46,15 +42,7 @@ def run(bench: Bench) -> LayerResult:
                 found = replace(found, status=Status.FAIL, detail="the bytes that arrived are not those sent")
             else:
                 found = replace(found, value=float(value["gb_s"]))
-                try:
-                    rate, how = between(bench.nodes[name], a, b)
-                    factor = expect.factor or 0.0
-                    found = replace(
-                        found, expected=factor * rate, expected_from=f"{factor:g} x {how}; {expect.source}"
-                    )
-                except (Unmeasured, IndexError):
-                    pass
-                found = replace(found, status=judge_value(found))
+                found = against_links(found, bench, name, (a, b), expect)
             result.measurements.append(found)
         finish(result, outcome, "copy")
     if result.status is Status.PASS:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from epdoctor.bench.gpu_ranks import gpu_counts
 from epdoctor.bench.ladder import Bench
-from epdoctor.bench.layers._gpu import refuse
+from epdoctor.bench.layers._gpu import begin
 from epdoctor.bench.layers._nccl import measure
 from epdoctor.bench.pairs import rounds
 from epdoctor.bench.results import LayerResult
@@ -17,8 +16,7 @@ CHECKS = ("network.nccl-interface-resolves", "network.nccl-hca-resolves", "drift
 
 def run(bench: Bench) -> LayerResult:
     result = LayerResult(NUMBER, NAME, TITLE, Status.SKIP, checks=CHECKS)
-    counts, refused = gpu_counts(bench)
-    refuse(result, refused)
+    counts = begin(bench, result)
     if len(counts) < 2:
         result.reason = result.reason or "no two nodes with GPUs"
         return result

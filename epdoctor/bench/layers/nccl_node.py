@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from epdoctor.bench.gpu_ranks import gpu_counts
 from epdoctor.bench.ladder import Bench
-from epdoctor.bench.layers._gpu import refuse
+from epdoctor.bench.layers._gpu import begin
 from epdoctor.bench.layers._nccl import measure
 from epdoctor.bench.results import LayerResult
 from epdoctor.model import Status
@@ -15,9 +14,7 @@ CHECKS = ("gpu.nvlinks-up", "nccl.p2p-not-disabled", "nccl.one-copy")
 
 def run(bench: Bench) -> LayerResult:
     result = LayerResult(NUMBER, NAME, TITLE, Status.SKIP, checks=CHECKS)
-    counts, refused = gpu_counts(bench)
-    refuse(result, refused)
-    counts = {name: count for name, count in counts.items() if count > 1}
+    counts = begin(bench, result, gpus_per_node=2)
     if not counts:
         result.reason = result.reason or "no node with two GPUs"
         return result

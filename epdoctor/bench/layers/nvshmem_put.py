@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from epdoctor.bench.gpu_ranks import Outcome, gpu_counts, run_ranks, source
-from epdoctor.bench.gpu_rates import between
+from epdoctor.bench.gpu_ranks import Outcome, run_ranks, source
 from epdoctor.bench.ladder import Bench
-from epdoctor.bench.layers._gpu import finish, refuse
+from epdoctor.bench.layers._gpu import against_links, begin, finish
 from epdoctor.bench.nvshmem_build import build_plan
-from epdoctor.bench.results import LayerResult, Measurement, judge_value
+from epdoctor.bench.results import LayerResult, Measurement
 from epdoctor.exceptions import Unmeasured
 from epdoctor.model import Status
 
@@ -25,8 +24,7 @@ BLOCKS = 64
 
 def run(bench: Bench) -> LayerResult:
     result = LayerResult(NUMBER, NAME, TITLE, Status.SKIP, checks=CHECKS)
-    counts, refused = gpu_counts(bench)
-    refuse(result, refused)
+    counts = begin(bench, result)
     if sum(counts.values()) < 2:
         result.reason = result.reason or "no two GPUs"
         return result
@@ -70,15 +68,7 @@ def _measure(bench: Bench, result: LayerResult, gpus: Mapping[str, int], plans: 
                 found, value=None, status=Status.FAIL, detail="the bytes that arrived are not those sent"
             )
         elif not other:
-            try:
-                rate, how = between(bench.nodes[name], own_gpu, peer_gpu)
-                factor = expect.factor or 0.0
-                found = replace(
-                    found, expected=factor * rate, expected_from=f"{factor:g} x {how}; {expect.source}"
-                )
-            except (Unmeasured, IndexError):
-                pass
-            found = replace(found, status=judge_value(found))
+            found = against_links(found, bench, name, (own_gpu, peer_gpu), expect)
         result.measurements.append(found)
     for name, _, value in outcome.of(what="latency"):
         result.measurements.append(Measurement("put of a word", name, value=float(value["us"]), unit="us"))

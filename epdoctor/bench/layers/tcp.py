@@ -17,7 +17,7 @@ from epdoctor.bench.expect import Expectation
 from epdoctor.bench.fleet import Call, OperationFailed, WorkerLost
 from epdoctor.bench.ladder import Bench
 from epdoctor.bench.pairs import rounds
-from epdoctor.bench.results import LayerResult, Measurement, judge_value, overall
+from epdoctor.bench.results import LayerResult, Measurement, count_of, judge_value, overall
 from epdoctor.bench.suspects import suspects
 from epdoctor.model import Status
 
@@ -76,7 +76,10 @@ def run(bench: Bench) -> LayerResult:
                 for port in PORTS
                 if bound[other][port].get("error", "EADDRINUSE") == "EADDRINUSE"
             ]
-            params = {"targets": targets, "token": token, "bytes": PAYLOAD_BYTES, "timeout_s": CONNECT_S}
+            params = {
+                "targets": targets, "token": token, "bytes": PAYLOAD_BYTES, "timeout_s": CONNECT_S,
+                "slow_ms": bench.expect["tcp_connect"].at_most or 1e9,
+            }  # fmt: skip
             try:
                 calls[name] = stack.enter_context(
                     bench.fleet[name].start("tcp_probe", params, timeout_s=life_s)
@@ -169,7 +172,12 @@ def _judge(result: LayerResult, names: list[str]) -> None:
         result.suspects = suspects(result.measurements)
         first = failures[0]
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        result.broken = f"{first.what} of {first.b} from {first.a}: {first.detail}{more}"
+        why = (
+            f"connects only after {first.value:.0f} ms: packets are lost"
+            if first.value is not None
+            else first.detail
+        )
+        result.broken = f"{first.what} of {first.b} from {first.a}: {why}{more}"
         blocked = sorted({int(f.what[5:]) for f in failures if f.what.startswith("port ")})
         if blocked:
             at = result.suspects[0].name if result.suspects[0].kind == "node" else first.b
@@ -183,8 +191,9 @@ def _judge(result: LayerResult, names: list[str]) -> None:
     mtus = sorted(
         {one.detail.removeprefix("path MTU ") for one in result.measurements if one.detail}, key=int
     )
+    pairs = len({frozenset((m.a, m.b)) for m in result.measurements if m.b})
     result.summary = (
-        f"{len({frozenset((m.a, m.b)) for m in result.measurements if m.b})} pairs both ways, {len(PORTS)} ports, "
+        f"{count_of(pairs, 'pair')} both ways, {len(PORTS)} ports, "
         f"connect {statistics.median(times):.1f} ms (slowest {max(times):.1f})"
         + (f", path MTU {' and '.join(mtus)}" if mtus else "")
         if times

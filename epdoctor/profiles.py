@@ -8,6 +8,9 @@
     with: {host.nofile-enough: {minimum: 65536}}  # other values for a check's parameters
     backend: deepep_v2          # where --backend is not given
     timeout_s: 4                # seconds a node may take, where --timeout is not given
+    provision:                  # for epdoctor provision
+      components: [limits, rdma]              # these run; none: what the back end needs
+      variables: {versions_vllm: "0.32.0"}    # of roles; an inventory wins over them
 
 Pure but for reading the files. Nothing here is imported where no profile is named.
 """
@@ -26,7 +29,17 @@ from epdoctor.exceptions import CatalogError, UsageError
 from epdoctor.model import Check, Severity
 from epdoctor.paths import data_dir
 
-_KEYS = ("title", "extends", "select", "ignore", "severity", "with", "backend", "timeout_s")
+_KEYS = ("title", "extends", "select", "ignore", "severity", "with", "backend", "timeout_s", "provision")
+
+
+@dataclass(frozen=True)
+class Provision:
+    """What a profile says to `epdoctor provision`. Its names are held against the roles there."""
+
+    components: tuple[str, ...] = ()
+    """Tags; empty: what the back end needs."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """Of the roles. An inventory wins over them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Profile:
     """Check id -> parameters of its rule that get another value."""
     backend: str = ""
     timeout_s: float | None = None
+    provision: Provision = field(default_factory=Provision)
 
 
 def shipped_profiles() -> list[str]:
@@ -130,7 +144,31 @@ def _load(path: Path, folders: tuple[Path, ...], seen: tuple[Path, ...]) -> Prof
         parameters=_merged(parent.parameters, _parameters(value.get("with") or {}, refuse)),
         backend=backend or parent.backend,
         timeout_s=parent.timeout_s if timeout is None else float(timeout),
+        provision=_provision(value.get("provision") or {}, parent.provision, refuse),
     )
+
+
+def _provision(value: Any, parent: Provision, refuse: Any) -> Provision:
+    if not isinstance(value, dict) or not set(value) <= {"components", "variables"}:
+        refuse("provision takes components and variables")
+    names, variables = value.get("components", []), value.get("variables", {})
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        refuse("provision: components must be a list of names")
+    if not isinstance(variables, dict) or not all(isinstance(name, str) for name in variables):
+        refuse("provision: variables must map names of role variables to values")
+    if names or variables:
+        from epdoctor.provision.arguments import check_variables
+        from epdoctor.provision.components import components
+
+        known = [component.name for component in components()]
+        for name in names:
+            if name not in known:
+                refuse(f"provision: no component {name!r}{did_you_mean(name, known)}")
+        try:
+            check_variables(variables)
+        except UsageError as error:
+            refuse(f"provision: {error}")
+    return Provision(tuple(names) or parent.components, {**parent.variables, **variables})
 
 
 def _severities(value: Any, refuse: Any) -> dict[str, dict[str, Severity]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.containers import ContainerNode, PodmanFleet
+from tests.lab.vm import VmFleet
 
 ROOT = Path(__file__).parents[1]
 PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.08  Sat Feb 24 22:53:42 UTC 2024"
@@ -60,7 +61,13 @@ class Outcome:
         return found
 
 
-def epdoctor(fleet: PodmanFleet, state: Path, *words: str, env: dict[str, str] | None = None) -> Outcome:
+def epdoctor(
+    fleet: PodmanFleet | VmFleet,
+    state: Path,
+    *words: str,
+    env: dict[str, str] | None = None,
+    timeout_s: float = 280,
+) -> Outcome:
     """Run `epdoctor WORDS` where the nodes can be reached, with state folders of its own."""
     own = {"XDG_STATE_HOME": str(state / "state"), "XDG_CACHE_HOME": str(state / "cache"), "HOME": str(state)}
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
@@ -68,6 +75,12 @@ def epdoctor(fleet: PodmanFleet, state: Path, *words: str, env: dict[str, str] |
     argv = [*fleet.exec_prefix, "env", *(f"{key}={value}" for key, value in own.items())]
     argv += [sys.executable, "-m", "epdoctor", *words]
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=280, env=fleet.env, stdin=subprocess.DEVNULL, cwd=state
+        argv,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env=fleet.env if isinstance(fleet, PodmanFleet) else None,
+        stdin=subprocess.DEVNULL,
+        cwd=state,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)

@@ -2,80 +2,96 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from epdoctor.cli.options import goal_from, split_words
-from epdoctor.cli.provision_nodes import Place, ask, host_vars, log_file, look, place_of, say
+from epdoctor.cli.gather import Gathered
+from epdoctor.cli.provision_nodes import ask, host_vars, log_file, look, wheel_cache
+from epdoctor.cli.provision_order import MAX_FAIL_PERCENT, Order, make_order
 from epdoctor.cli.provision_progress import RunProgress
+from epdoctor.cli.provision_reboot import Reboots, disruption_options
+from epdoctor.cli.provision_report import finish, finish_plan, question, show_plan
+from epdoctor.cli.provision_secrets import secret_options
 from epdoctor.exceptions import EpdoctorError
-from epdoctor.model import Check, Finding, Goal
-from epdoctor.provision import screen
-from epdoctor.provision.arguments import parse_extra
-from epdoctor.provision.components import COMPONENTS, Component, choose
-from epdoctor.provision.journal import new_run_name
-from epdoctor.provision.judging import Judged, checks_of, environments, judge
-from epdoctor.provision.result import Remark, RunResult, exit_code, wrong_after
+from epdoctor.provision.judging import environments, judge
+from epdoctor.provision.result import Remark, RunResult
 from epdoctor.provision.runner import RUN_TIMEOUT_S, Job, run
-from epdoctor.report.sanitize import sanitize
 
 
-@dataclass
-class Order:
-    """What one call of the command is to do."""
+def _complete_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from epdoctor.provision.components import components
 
-    place: Place
-    components: tuple[Component, ...]
-    checks: dict[str, Check]
-    goal: Goal
-    values: dict[str, Any]
-    extra: dict[str, Any]
-    name: str
-    """Of the run, in the journals and the log."""
-
-    @property
-    def quiet(self) -> bool:
-        """Standard output carries JSON only."""
-        return bool(self.values["format_"] == "json")
+    return [found.name for found in components() if found.name.startswith(incomplete)]
 
 
 @click.command("provision")
-@click.argument("inventory", type=click.Path(path_type=Path))
+@click.argument("inventory", type=click.Path(path_type=Path), required=False)
 @click.option("--plan", "plan_only", is_flag=True, help="Show what would change, and change nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before the change.")
 @click.option(
     "--tags",
     multiple=True,
     metavar="NAME",
-    help=f"Only these components: {', '.join(c.name for c in COMPONENTS)}. Repeatable, commas too.",
+    shell_complete=_complete_tag,
+    help="Only these components (the plan names them). Repeatable, commas too.",
 )
 @click.option("--skip-tags", multiple=True, metavar="NAME", help="All but these components.")
 @click.option("-l", "--limit", default="", metavar="PATTERN", help="Only these nodes.")
 @click.option(
     "--backend", metavar="NAME", help="vLLM's --all2all-backend; it decides which components are needed."
 )
-@click.option("--vllm", "vllm_version", metavar="VERSION", help="vLLM version to prepare for.")
+@click.option(
+    "--vllm", "vllm_version", metavar="VERSION", help="vLLM version to prepare for; it decides the pins."
+)
+@click.option(
+    "--profile",
+    metavar="NAME|FILE",
+    default="",
+    help="A profile; its provision section chooses components and variables.",
+)
+@click.option(
+    "--source",
+    multiple=True,
+    metavar="KIND=PLACE",
+    help="Where packages come from: wheelhouse=DIR, packages=DIR, bundle=DIR, index=URL, mirror=URL, git=URLPREFIX. Repeatable.",
+)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Touch no node: download what the components need into DIR, for --source bundle=DIR.",
+)
+@click.option(
+    "--bundle-python",
+    default="",
+    metavar="VERSION",
+    help="Python of the nodes that the bundle is for; default: this one.",
+)
+@click.option(
+    "--bundle-arch",
+    type=click.Choice(("x86_64", "aarch64")),
+    default=None,
+    help="Machine of the nodes that the bundle is for; default: this one.",
+)
 @click.option(
     "--max-num-batched-tokens",
     type=click.IntRange(1),
     metavar="N",
     help="vLLM's token limit, for the queue depth.",
 )
-@click.option(
-    "--restart-services",
-    is_flag=True,
-    help="Restart services that keep an old limit; refused on a node whose GPUs are in use.",
-)
+@disruption_options
 @click.option(
     "-f", "--forks", type=click.IntRange(1, 1024), default=32, show_default=True, help="Nodes at a time."
 )
+@click.option(
+    "--serial",
+    default="",
+    metavar="N|N%",
+    help="Nodes of a batch; where more than half of one fails, the next is not begun.",
+)
+@secret_options
 @click.option(
     "-t", "--timeout", "timeout_s", type=click.FloatRange(10), default=RUN_TIMEOUT_S, show_default=True,
     help="Seconds that one playbook run may take.",
@@ -91,10 +107,23 @@ def provision_command(**values: Any) -> int:
     \b
     epdoctor provision inventory.ini --plan            what would change, and why
     epdoctor provision inventory.ini                   the same, then ask and do it
+    epdoctor provision inventory.ini --backend NAME    vLLM's own packages too
+    epdoctor provision --bundle DIR --backend NAME     what nodes without network need
     epdoctor rollback inventory.ini                    undo the last run
     """
-    order = _order(values)
-    before_run = look(order.place, values)
+    if values["bundle"] is not None:
+        from epdoctor.cli.provision_bundle import make_bundle
+
+        return make_bundle(values)
+    return carry_out(make_order(values))
+
+
+def carry_out(order: Order, looked: Gathered | None = None) -> int:
+    """Check, plan, ask, apply, check again; `looked`: the nodes were just looked at.
+
+    Raises EpdoctorError where no node is reached."""
+    values = order.values
+    before_run = looked or look(order.place, values)
     before = judge(before_run.records, order.checks, order.goal, before_run.recording.options)
     if before_run.interrupted:
         click.echo("interrupted; nothing was changed", err=True)
@@ -103,7 +132,7 @@ def provision_command(**values: Any) -> int:
     if not nodes:
         raise EpdoctorError(
             "no node was reached: " + "; ".join(f"{n}: {why}" for n, why in list(before.missed.items())[:3]),
-            hint=f"epdoctor check -i {order.place.inventory}",
+            hint=f"epdoctor check -i {order.place.words}",
         )
     variables = host_vars(order.place.targets)
     notes: list[Remark] = []
@@ -112,45 +141,35 @@ def provision_command(**values: Any) -> int:
         for node, found in environments(before_run.records, order.place.targets, order.goal, options).items():
             variables[node]["env_computed"] = dict(found.values)
             notes += [Remark(node, "env", "note", note) for note in found.notes]
-    with log_file(order.name) as log:
+    with log_file(order.name) as log, wheel_cache() as cache:
+        order.wish.extra.setdefault("wheel_cache", str(cache))
         progress = RunProgress("looking at")
         plan = run(_job(order, nodes, variables, check=True), log=log, watch=progress.watch)
         plan.remarks += notes
+        reboots = Reboots(order, variables, log)
+        reboots.plan(plan)
         if not order.quiet:
-            _show_plan(order, plan, before)
-        if values["plan_only"] or plan.stopped or plan.crashed or not _has_work(order, plan):
-            return _finish_plan(order, plan, before)
-        ask(_question(plan), yes=values["yes"])
-        progress = RunProgress("provisioned")
-        done = run(_job(order, nodes, variables, check=False), log=log, watch=progress.watch)
-        done.remarks += notes
+            show_plan(order, plan, before)
+            reboots.show_plan()
+        # Where the plan already fails, nothing is changed.
+        failed = {failure.node for failure in plan.failures}
+        able = tuple(node for node in nodes if node not in failed)
+        work = plan.changes or reboots.nodes
+        if values["plan_only"] or plan.stopped or plan.crashed or not work or not able:
+            return finish_plan(order, plan, before, reboots.nodes)
+        ask(question(plan, reboots.nodes), yes=values["yes"])
+        done = plan
+        if plan.changes:
+            progress = RunProgress("provisioned")
+            done = run(_job(order, able, variables, check=False), log=log, watch=progress.watch)
+            done.remarks += [*notes, *order.remarks]
+            _add_failed(done, plan, nodes)
+        reboots.carry_out(done)
     if done.stopped == "interrupted":
-        return _finish(order, done, before, None)
+        return finish(order, done, before, None)
     after_run = look(order.place, values)
     after = judge(after_run.records, order.checks, order.goal, after_run.recording.options)
-    return _finish(order, done, before, after)
-
-
-def _order(values: dict[str, Any]) -> Order:
-    """Everything that can be wrong with the command line, before any node is touched."""
-    from epdoctor.catalog import load_checks
-
-    if values["no_state"]:
-        from epdoctor.compiled import forbid_state
-
-        forbid_state()
-    extra = parse_extra(values["extra"])
-    if values["restart_services"]:
-        extra["limits_restart_services"] = True
-    place = place_of(values["inventory"], values["limit"], values["forks"])
-    goal, warnings = goal_from(values, place.choice.config)
-    for warning in (*place.warnings, *warnings):
-        click.echo(f"! {sanitize(warning)}", err=True)
-    components = choose(goal.backend, split_words(values["tags"]), split_words(values["skip_tags"]))
-    name = new_run_name()
-    extra["journal_run"] = name
-    extra["epdoctor_backend"] = goal.backend
-    return Order(place, components, checks_of(components, load_checks()), goal, values, extra, name)
+    return finish(order, done, before, after)
 
 
 def _job(order: Order, nodes: tuple[str, ...], variables: dict[str, dict[str, Any]], *, check: bool) -> Job:
@@ -163,115 +182,17 @@ def _job(order: Order, nodes: tuple[str, ...], variables: dict[str, dict[str, An
         forks=order.values["forks"],
         extra=order.extra,
         host_vars=variables,
+        pins=order.wish.pins,
+        become_password=order.password,
+        max_fail_percent=MAX_FAIL_PERCENT if order.values["serial"] else 100,
         timeout_s=order.values["timeout_s"],
     )
 
 
-def _has_work(order: Order, plan: RunResult) -> bool:
-    """Changes, or a restart that was asked for."""
-    return bool(plan.changes)
-
-
-def _question(plan: RunResult) -> str:
-    nodes = {change.node for change in plan.changes}
-    count = len(plan.changes)
-    return f"Make {count} change{'s' if count != 1 else ''} on {len(nodes)} node{'s' if len(nodes) != 1 else ''}?"
-
-
-def _show_plan(order: Order, plan: RunResult, before: Judged) -> None:
-    nodes = len(order.place.targets)
-    what = order.goal.backend or "all back ends"
-    names = ", ".join(component.name for component in order.components)
-    say(f"PLAN  {names} on {nodes} node{'s' if nodes != 1 else ''}, {what}")
-    say()
-    _block(screen.table(plan, plan=True))
-    why = screen.justification(before.findings, order.checks)
-    if why:
-        say("mends")
-        _block([f"  {line}" for line in why])
-    _block(screen.waiting(plan.remarks))
-    _block(screen.troubles(plan, before.missed, plan=True))
-
-
-def _block(lines: Sequence[str]) -> None:
-    if lines:
-        for line in lines:
-            say(line.rstrip())
-        say()
-
-
-def _finish_plan(order: Order, plan: RunResult, before: Judged) -> int:
-    work = _has_work(order, plan)
-    failing, unknown = wrong_after(before.findings, order.checks) if not work else ([], [])
-    # A plan with work to do is a good answer; its pending reboots are of the future.
-    code = (
-        exit_code(plan, before.missed, failing, unknown)
-        if not work or plan.failures or plan.stopped or plan.crashed
-        else 3
-        if before.missed or plan.unreachable
-        else 0
-    )
-    if order.quiet:
-        say(
-            json.dumps(
-                {"plan": screen.as_json(plan, before.missed), "applied": None, "exit_code": code}, indent=1
-            )
-        )
-        return code
-    if not work and not (plan.failures or plan.stopped or plan.crashed):
-        say("NOTHING TO DO" + ("" if code == 0 else ", but see above"))
-        _still_wrong(failing)
-    elif work:
-        say("nothing was changed")
-        words = [word for word in sys.argv[1:] if word != "--plan"]
-        say(f"next      epdoctor {shlex.join(words)}")
-    return code
-
-
-def _still_wrong(failing: Sequence[Finding]) -> None:
-    for finding in failing:
-        found = finding.problems[0].found if finding.problems else finding.reason
-        say(f"still failing  {finding.check}  {finding.node}: {sanitize(found)}")
-
-
-def _finish(order: Order, done: RunResult, before: Judged, after: Judged | None) -> int:
-    """`after`: None where the user wants out and no second look was taken."""
-    failing, unknown = wrong_after(after.findings, order.checks) if after else ([], [])
-    missed = {**before.missed, **(after.missed if after else {})}
-    code = exit_code(done, missed, failing, unknown)
-    rows = screen.before_after(before.findings, after.findings, order.checks) if after else []
-    if order.quiet:
-        report = {
-            "plan": None,
-            "applied": screen.as_json(done, missed),
-            "run": order.name,
-            "checks": [{"id": check, "before": old, "after": new} for check, old, new in rows],
-            "exit_code": code,
-        }
-        say(json.dumps(report, indent=1))
-        return code
-    say(
-        f"{_HEADS[code]}  {len({c.node for c in done.changes})} of {len(done.nodes)} nodes changed, {done.seconds:.0f} s"
-    )
-    say()
-    _block(screen.table(done, plan=False))
-    _block(screen.troubles(done, missed))
-    _block(screen.waiting(done.remarks))
-    _block(screen.before_after_lines(rows))
-    _still_wrong(failing)
-    if any(change.what.startswith("/") for change in done.changes):
-        say(f"undo      epdoctor rollback {order.place.inventory} --run {order.name}")
-    _say_log(order)
-    return code
-
-
-_HEADS = {0: "DONE", 1: "FAILED", 3: "DONE, NOT ALL IN FORCE", 130: "INTERRUPTED"}
-
-
-def _say_log(order: Order) -> None:
-    from epdoctor.compiled import state_allowed
-    from epdoctor.paths import state_dir
-
-    path = state_dir() / "provision" / f"{order.name}.log"
-    if state_allowed() and path.exists():
-        say(f"log       {path}")
+def _add_failed(done: RunResult, plan: RunResult, nodes: tuple[str, ...]) -> None:
+    """The nodes that the plan failed on were left out of the run; the report counts them all the same."""
+    left = set(nodes) - set(done.nodes)
+    done.nodes = nodes
+    done.failures = [failure for failure in plan.failures if failure.node in left] + done.failures
+    done.remarks += [remark for remark in plan.remarks if remark.node in left and remark not in done.remarks]
+    done.visited |= {(component, node) for component, node in plan.visited if node in left}

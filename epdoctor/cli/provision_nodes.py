@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
+import socket
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +21,8 @@ from epdoctor.collect.targets import Inventory, Target
 from epdoctor.config import load_config
 from epdoctor.exceptions import InventoryError, UsageError
 
+_SYSTEM_PYTHONS = ("/usr/bin/python3", "/usr/libexec/platform-python")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -27,6 +32,19 @@ class Place:
     choice: NodeChoice
     targets: tuple[Target, ...]
     warnings: tuple[str, ...]
+    local: bool = False
+    """This machine alone, by an inventory that is gone after the run."""
+
+    @property
+    def words(self) -> str:
+        """The inventory as an argument of a command to type; empty for this machine."""
+        return "" if self.local else str(self.inventory)
+
+    def only(self, nodes: Collection[str]) -> Place:
+        """The same with these nodes alone."""
+        targets = tuple(target for target in self.targets if target.name in nodes)
+        choice = replace(self.choice, limit=",".join(target.name for target in targets))
+        return replace(self, targets=targets, choice=choice)
 
 
 def place_of(inventory: Path, limit: str, forks: int) -> Place:
@@ -50,6 +68,27 @@ def place_of(inventory: Path, limit: str, forks: int) -> Place:
     )
     loaded: Inventory = load_inventory((str(inventory),), limit=limit)
     return Place(inventory, choice, loaded.nodes, loaded.warnings)
+
+
+@contextmanager
+def inventory_or_here(path: Path | None) -> Iterator[Path]:
+    """The inventory that was named, or one of this machine alone."""
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="epd-") as folder:
+        yield _local_inventory(Path(folder))
+
+
+def _local_inventory(folder: Path) -> Path:
+    """An inventory of this machine; root needs no sudo, which small systems do not have."""
+    path = folder / "inventory.ini"
+    become = "" if os.geteuid() else " ansible_become=false"
+    # The system's own Python: it has python3-apt, and a version manager's shims answer for none.
+    python = next((name for name in _SYSTEM_PYTHONS if os.access(name, os.X_OK)), sys.executable)
+    words = f"ansible_connection=local ansible_python_interpreter={shlex.quote(python)}{become}"
+    path.write_text(f"{socket.gethostname() or 'localhost'} {words}\n", "utf-8")
+    return path
 
 
 def look(place: Place, values: Mapping[str, Any]) -> Gathered:
@@ -92,6 +131,21 @@ def log_file(run: str) -> Iterator[IO[str] | None]:
         return
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         yield file
+
+
+@contextmanager
+def wheel_cache() -> Iterator[Path]:
+    """Where built wheels stay on this machine between runs; for this run only where state is not allowed."""
+    from epdoctor.compiled import state_allowed
+    from epdoctor.paths import cache_dir
+
+    if state_allowed():
+        yield cache_dir() / "wheels"
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="epd-") as folder:
+        yield Path(folder)
 
 
 def say(text: str = "") -> None:

@@ -8,8 +8,17 @@ from typing import Any
 
 import click
 
-from epdoctor.cli.provision_nodes import Place, ask, host_vars, log_file, place_of, say
+from epdoctor.cli.provision_nodes import (
+    Place,
+    ask,
+    host_vars,
+    inventory_or_here,
+    log_file,
+    place_of,
+    say,
+)
 from epdoctor.cli.provision_progress import RunProgress
+from epdoctor.cli.provision_secrets import become_password, secret_options, use_vault
 from epdoctor.nodenames import fold
 from epdoctor.provision import screen
 from epdoctor.provision.journal import (
@@ -34,7 +43,7 @@ _WORDS = {
 
 
 @click.command("rollback")
-@click.argument("inventory", type=click.Path(path_type=Path))
+@click.argument("inventory", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--run", "run_name", default="", metavar="RUN", help="Run to undo; default: the last one not undone."
 )
@@ -45,6 +54,7 @@ _WORDS = {
 @click.option(
     "-f", "--forks", type=click.IntRange(1, 1024), default=32, show_default=True, help="Nodes at a time."
 )
+@secret_options
 @click.option(
     "-t", "--timeout", "timeout_s", type=click.FloatRange(10), default=RUN_TIMEOUT_S, show_default=True,
     help="Seconds that one playbook run may take.",
@@ -52,12 +62,21 @@ _WORDS = {
 @click.option("--format", "format_", type=click.Choice(("text", "json")), default="text", show_default=True)
 @click.option("--no-state", is_flag=True, help="Write no log on this machine.")
 def rollback_command(**values: Any) -> int:
-    """Bring the files that a run of provision changed back to what they were, byte for byte."""
+    """Bring the files that a run of provision or fix changed back to what they were, byte for byte.
+
+    Without an inventory: on this machine."""
     if values["no_state"]:
         from epdoctor.compiled import forbid_state
 
         forbid_state()
+    with inventory_or_here(values["inventory"]) as inventory:
+        return _rollback({**values, "inventory": inventory})
+
+
+def _rollback(values: dict[str, Any]) -> int:
+    use_vault(values["vault_password_file"])
     place = place_of(values["inventory"], values["limit"], values["forks"])
+    values["become_password"] = become_password(values)
     quiet = values["format_"] == "json"
     with log_file(new_run_name() + "-rollback") as log:
         listed = run(_job(place, values, "journal_runs.yml", {}), log=log, watch=RunProgress("reading").watch)
@@ -87,6 +106,7 @@ def _job(
         forks=values["forks"],
         extra=extra,
         host_vars=host_vars(place.targets),
+        become_password=values["become_password"],
         timeout_s=values["timeout_s"],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ NOTE = "<!-- Generated from playbooks/roles/{role}/meta/argument_specs.yml. Edit
 _CODE = re.compile(r"C\(([^)]{1,80})\)")
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "str": (str, int, float),
+    "path": str,
     "int": int,
     "bool": bool,
     "list": list,
@@ -93,8 +94,28 @@ def parse_extra(words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def check_variables(values: Mapping[str, Any]) -> None:
+    """Raises UsageError for a variable that no role has, or a value of the wrong type."""
+    known = {option.name: option for role in roles() for option in role.options}
+    for name, value in values.items():
+        if name not in known:
+            raise UsageError(f"no role has the variable {name}{did_you_mean(name, known)}")
+        option = known[name]
+        wrong = not isinstance(value, _TYPES[option.type]) or (
+            option.type != "bool" and isinstance(value, bool)
+        )
+        if wrong or not _chosen(option, value):
+            raise UsageError(f"{name}: it takes {', '.join(option.choices) or option.type}")
+
+
+def _chosen(option: Option, value: Any) -> bool:
+    """Of the choices, where there are some; of a list each element."""
+    items = value if isinstance(value, list) else [value]
+    return not option.choices or all(item in option.choices for item in items)
+
+
 def _typed(option: Option, text: str) -> Any:
-    if option.type == "str":
+    if option.type in ("str", "path"):
         value: Any = text
     else:
         try:
@@ -104,7 +125,7 @@ def _typed(option: Option, text: str) -> Any:
     wrong = not isinstance(value, _TYPES[option.type]) or (option.type == "int" and isinstance(value, bool))
     if wrong:
         raise UsageError(f"-e {option.name}={text}: it takes {option.type}")
-    if option.choices and value not in option.choices:
+    if not _chosen(option, value):
         raise UsageError(f"-e {option.name}={text}: it takes {', '.join(option.choices)}")
     return value
 

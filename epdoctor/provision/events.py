@@ -8,11 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from epdoctor.collect.redact import redact_text
+from epdoctor.provision.advice import sudo_words
 from epdoctor.provision.result import Change, Failure, Remark, RunResult
 
 _PLAY = re.compile(r"Component ([a-z_]{1,40})\Z")
-_REMARKS = ("note", "absent", "left-alone", "reboot", "restart")
-_GENERIC = ("One or more items failed", "non-zero return code", "All items completed")
+_REMARKS = ("note", "absent", "left-alone", "reboot", "restart", "by-hand", "refused")
+_GENERIC = (
+    "One or more items failed",
+    "non-zero return code",
+    "All items completed",
+    # What came instead of a module's answer says why: a login shell's noise, or sudo's refusal.
+    "Module result deserialization failed",
+    "MODULE FAILURE",
+)
 
 
 @dataclass
@@ -22,6 +30,10 @@ class EventReader:
     result: RunResult
     component: str = ""
     task: str = ""
+    max_fail_percent: float = 100
+    """max_fail_percentage of the plays."""
+    _batch: set[str] = field(default_factory=set)
+    """Nodes of the play that runs now."""
     _items: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """(node, task uuid) -> errors of single loop items."""
 
@@ -32,13 +44,19 @@ class EventReader:
         if not isinstance(data, Mapping):
             return
         if kind in ("playbook_on_play_start", "playbook_on_stats") and self.component:
-            self.result.finished.add(self.component)
+            self._end_of_batch(last=kind == "playbook_on_stats")
         if kind == "playbook_on_play_start":
             match = _PLAY.match(str(data.get("name", "")))
             self.component = match.group(1) if match else ""
+            # The next batch of --serial is a play of the same name.
+            self.result.finished.discard(self.component)
+            self._batch.clear()
         elif kind == "playbook_on_task_start":
             self.task = str(data.get("task", ""))
         node, res = data.get("host"), data.get("res")
+        if isinstance(node, str) and str(kind).startswith("runner_on_"):
+            self.result.visited.add((self._component(data), node))
+            self._batch.add(node)
         if not isinstance(node, str) or not isinstance(res, Mapping):
             return
         if kind == "runner_on_unreachable":
@@ -54,6 +72,15 @@ class EventReader:
             self.result.failures.append(Failure(node, self._component(data), _task_name(data), error, where))
         elif kind in ("runner_on_ok", "runner_item_on_ok"):
             self._ok(node, data, res, item=kind == "runner_item_on_ok")
+
+    def _end_of_batch(self, *, last: bool) -> None:
+        """Whether the play was seen to its end: Ansible ends a run in which too many nodes of a batch failed,
+        and then the others of that batch did not come to the end either."""
+        lost = {failure.node for failure in self.result.failures if failure.component == self.component}
+        lost |= self.result.unreachable.keys()
+        share = 100 * len(lost & self._batch) / max(1, len(self._batch))
+        if not last or share <= self.max_fail_percent:
+            self.result.finished.add(self.component)
 
     def _component(self, data: Mapping[str, Any]) -> str:
         match = _PLAY.match(str(data.get("play", "")))
@@ -96,14 +123,17 @@ def _first_line(text: str) -> str:
 
 def error_text(res: Mapping[str, Any]) -> str:
     """The task's own error in one line: a command's last words rather than "non-zero return code"."""
-    message = str(res.get("msg", "")).strip()
+    message = str(res.get("msg", "")).strip().removeprefix("Task failed: ")
     if res.get("censored"):
         return "the task failed; its output is hidden (no_log)"
     if message and not message.startswith(_GENERIC):
         return " ".join(message.split())[:600]
     command = res.get("cmd")
     name = " ".join(str(word) for word in command[:4]) if isinstance(command, list) else str(command or "")
-    for stream in ("stderr", "stdout", "module_stderr", "exception"):
+    refused = sudo_words(f"{res.get('module_stderr') or ''}\n{res.get('module_stdout') or ''}")
+    if refused:
+        return refused[:400]
+    for stream in ("stderr", "stdout", "module_stderr", "module_stdout", "exception"):
         words = _first_line(str(res.get(stream) or ""))
         if words:
             return f"{name} ended with {res.get('rc')}: {words}" if name else words

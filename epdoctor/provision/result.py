@@ -36,7 +36,8 @@ class Remark:
     node: str
     component: str
     kind: str
-    """note | absent (does not apply) | left-alone | reboot | restart"""
+    """note | absent (does not apply) | left-alone | reboot | restart | by-hand (steps that only a person can do,
+    a reboot among them) | refused (a reboot)"""
     text: str
 
 
@@ -54,6 +55,8 @@ class RunResult:
     """(node, task) -> standard output of a command; for the journal."""
     finished: set[str] = field(default_factory=set)
     """Components whose play came to its end. What was not seen to the end is never called right."""
+    visited: set[tuple[str, str]] = field(default_factory=set)
+    """(component, node) where a task ran: with --serial a run can end before it comes to every node."""
     seconds: float = 0.0
     stopped: str = ""
     """ "interrupted" | "timeout" | "" """
@@ -68,7 +71,7 @@ class RunResult:
             return "failed"
         if any(c.node == node and c.component == component for c in self.changes):
             return "change"
-        if component not in self.finished:
+        if component not in self.finished or (component, node) not in self.visited:
             return "not-tried"
         # A node that failed does not go on to later components.
         failed = [f.component for f in self.failures if f.node == node]
@@ -88,8 +91,8 @@ class RunResult:
         return component in order and failed in order and order.index(component) > order.index(failed)
 
     def pending(self) -> list[Remark]:
-        """What waits for a reboot or a restart."""
-        return [remark for remark in self.remarks if remark.kind in ("reboot", "restart")]
+        """What waits for a reboot, a restart or a person."""
+        return [remark for remark in self.remarks if remark.kind in ("reboot", "restart", "by-hand")]
 
 
 def wrong_after(findings: Iterable[Finding], checks: Iterable[str]) -> tuple[list[Finding], list[Finding]]:

@@ -34,7 +34,7 @@ class Job:
     """What to run on which nodes."""
 
     playbook: str
-    """Name of a file in playbooks/."""
+    """Name of a file in playbooks/; with `components`, their playbooks run instead."""
     inventory: Path
     nodes: tuple[str, ...]
     components: tuple[str, ...] = ()
@@ -45,6 +45,11 @@ class Job:
     """Extra variables; they win over the inventory."""
     host_vars: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Variables of single nodes, beside those of the inventory."""
+    pins: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of all nodes that win over the roles' defaults and lose against the inventory."""
+    become_password: str = ""
+    """For sudo on the nodes; it travels in a file that only this user can read."""
+    max_fail_percent: float = 100
     timeout_s: float = RUN_TIMEOUT_S
 
 
@@ -65,7 +70,7 @@ def run(
     from ansible_runner import interface  # half a second: only where a playbook runs
 
     result = RunResult(job.nodes, job.components)
-    reader = EventReader(result)
+    reader = EventReader(result, max_fail_percent=job.max_fail_percent)
     started = time.monotonic()
     # Sockets of ssh must have short paths (sun_path, 108 bytes), so TMPDIR is not followed where it is long.
     base = tempfile.gettempdir() if len(tempfile.gettempdir()) < 40 else "/tmp"  # noqa: S108  # mkdtemp makes it private
@@ -90,12 +95,17 @@ def run(
             done = interface.run(
                 private_data_dir=str(private),
                 project_dir=str(data_dir("playbooks")),
-                playbook=job.playbook,
-                inventory=[str(job.inventory.resolve()), str(private / "hosts.json")],
+                playbook=str(private / "site.json") if job.components else job.playbook,
+                # Of several inventories the later one wins: pins before the site's own.
+                inventory=[
+                    str(private / "pins.json"),
+                    str(job.inventory.resolve()),
+                    str(private / "hosts.json"),
+                ],
                 limit=f"@{private / 'limit'}",
                 forks=job.forks,
                 cmdline=_words(job),
-                envvars=_environment(private),
+                envvars=_environment(private, job),
                 settings={"job_timeout": int(job.timeout_s), "suppress_ansible_output": True},
                 quiet=True,
                 event_handler=on_event,
@@ -130,9 +140,19 @@ def _write_inputs(private: Path, job: Job) -> None:
     (private / "limit").write_text("\n".join(job.nodes) + "\n", "utf-8")
     hosts = {name: dict(job.host_vars.get(name, {})) for name in job.nodes}
     (private / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}), "utf-8")
+    (private / "pins.json").write_text(json.dumps({"all": {"vars": dict(job.pins)}}), "utf-8")
+    if job.components:
+        # With --tags alone, Ansible still checks the arguments of every role of every play, on every node.
+        names = [f"{component}.yml" for component in job.components]
+        plays = [{"import_playbook": str(data_dir("playbooks") / name)} for name in names]
+        (private / "site.json").write_text(json.dumps(plays), "utf-8")
+    if job.become_password:
+        # Neither an argument nor a variable: those show in process lists and with -vvv in logs.
+        with os.fdopen(os.open(private / "become", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(job.become_password)
 
 
-def _environment(private: Path) -> dict[str, str]:
+def _environment(private: Path, job: Job) -> dict[str, str]:
     """The site's own ansible.cfg and ANSIBLE_* variables hold; only what this run needs is added."""
     playbooks = data_dir("playbooks")
     config = os.environ.get("ANSIBLE_CONFIG") or (
@@ -155,6 +175,8 @@ def _environment(private: Path) -> dict[str, str]:
     }
     if "ANSIBLE_PIPELINING" not in os.environ and "ANSIBLE_SSH_PIPELINING" not in os.environ:
         own["ANSIBLE_PIPELINING"] = "1"
+    if job.become_password:
+        own["ANSIBLE_BECOME_PASSWORD_FILE"] = str(private / "become")
     return own
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from epdoctor.model import Finding, Severity, Status
 from epdoctor.nodenames import fold
-from epdoctor.provision.components import COMPONENTS
+from epdoctor.provision.advice import advice
 from epdoctor.provision.result import Change, Remark, RunResult
 from epdoctor.report.sanitize import sanitize
 
-_TITLES = {component.name: component.title for component in COMPONENTS}
 _WORDS = {
     "right": "right already",
     "absent": "does not apply",
@@ -89,10 +88,8 @@ def troubles(result: RunResult, missed: Mapping[str, str], *, plan: bool = False
             f"FAILED  {component} on {fold(nodes)}: {sanitize(error)}",
             f"        task {sanitize(task)!r}, {where}",
         ]
-    if any("sudo password" in failure.error for failure in result.failures):
-        lines.append(
-            "        try: log in as root, allow sudo without a password, or keep ansible_become_password in a vault"
-        )
+    for what in advice([*(failure.error for failure in result.failures), *result.unreachable.values()]):
+        lines.append(f"        try: {what}")
     for text, nodes in _by_nodes((why, node) for node, why in {**missed, **result.unreachable}.items()):
         lines.append(f"NOT REACHED  {fold(nodes)}: {sanitize(text)}")
     if result.crashed:
@@ -113,6 +110,10 @@ def waiting(remarks: Iterable[Remark]) -> list[str]:
     lines = []
     for text, nodes in _by_nodes((r.text, r.node) for r in found if r.kind == "reboot"):
         lines.append(f"reboot needed   {fold(nodes)}: {sanitize(text)}")
+    for text, nodes in _by_nodes((r.text, r.node) for r in found if r.kind == "refused"):
+        lines.append(f"not rebooted    {fold(nodes)}: {sanitize(text)}")
+    for text, nodes in _by_nodes((r.text, r.node) for r in found if r.kind == "by-hand"):
+        lines.append(f"do by hand      {fold(nodes)}: {sanitize(text)}")
     for text, nodes in _by_nodes((r.text, r.node) for r in found if r.kind == "restart"):
         lines.append(
             f"restart needed  {fold(nodes)}: {sanitize(text)} (running with the old limit; --restart-services)"
@@ -120,6 +121,12 @@ def waiting(remarks: Iterable[Remark]) -> list[str]:
     for text, nodes in _by_nodes((r.text, r.node) for r in found if r.kind == "note"):
         lines.append(f"note            {fold(nodes)}: {sanitize(text)}")
     return lines
+
+
+def rebooted(changes: Iterable[Change]) -> list[str]:
+    """The nodes that came back from a reboot, proved by their boot ids."""
+    nodes = [change.node for change in changes if change.component == "reboot"]
+    return [f"rebooted        {fold(nodes)}: each is back with another boot id"] if nodes else []
 
 
 _ORDER = (Status.FAIL, Status.ERROR, Status.UNKNOWN, Status.PASS, Status.SKIP)

@@ -22,8 +22,15 @@ OWNED = (
     "/etc/systemd/system/*.service.d/epdoctor-*.conf",
     "/etc/epdoctor/*",
     "/etc/profile.d/epdoctor-*.sh",
+    "/etc/apt/sources.list.d/epdoctor*.list",
+    "/etc/yum.repos.d/epdoctor*.repo",
+    "/etc/systemd/system/epdoctor-*.service",
+    "/etc/systemd/system/*.target.d/epdoctor-*.conf",
 )
-FOLDERS = ("/etc/security/limits.d", "/etc/modprobe.d", "/etc/modules-load.d", "/etc/profile.d")
+FOLDERS = (
+    "/etc/security/limits.d", "/etc/modprobe.d", "/etc/modules-load.d", "/etc/profile.d",
+    "/etc/apt/sources.list.d", "/etc/yum.repos.d", "/etc/systemd/system",
+)  # fmt: skip
 UNITS = (
     "docker", "containerd", "crio", "kubelet", "k3s", "k3s-agent", "rke2-server", "rke2-agent", "slurmd",
     "ray", "ssh", "sshd",
@@ -253,6 +260,27 @@ def module_loaded(name):
     )
 
 
+def rdma_modules():
+    """What user space needs beside the HCA's own driver: (wanted, not loaded).
+
+    rdma-core's udev rules load them as a rule; what they did not load here has to be named at boot."""
+    layers = [read(path).strip() for path in glob.glob("/sys/class/infiniband/*/ports/*/link_layer")]
+    wanted = ["ib_uverbs", "rdma_ucm"] if glob.glob("/sys/class/infiniband/*") else []
+    if "InfiniBand" in layers:
+        wanted.append("ib_umad")
+    return {"wanted": wanted, "missing": [name for name in wanted if not module_loaded(name)]}
+
+
+def shared_memory():
+    """Size of /dev/shm and of the memory in MiB, and whether /etc/fstab sets it."""
+    info = os.statvfs("/dev/shm") if os.path.ismount("/dev/shm") else None
+    memory = re.search(r"MemTotal:\s+(\d+) kB", read("/proc/meminfo"))
+    words = [line.split() for line in read("/etc/fstab").splitlines() if not line.lstrip().startswith("#")]
+    return {"total_mib": info.f_blocks * info.f_frsize >> 20 if info else 0,
+            "memory_mib": int(memory.group(1)) >> 10 if memory else 0,
+            "fstab": any(len(line) > 1 and line[1] == "/dev/shm" for line in words)}  # fmt: skip
+
+
 def kernel_release():
     numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return numbers.group(0) if numbers else "0.0"
@@ -349,6 +377,8 @@ def main():
             "driver": driver(),
             "driver_options": driver_options(nvidia_options(modprobe_files())),
             "rdma": rdma_devices(),
+            "rdma_modules": rdma_modules(),
+            "shm": shared_memory(),
             "peermem": module_loaded("nvidia_peermem"),
             "units": units(),
             "initramfs": initramfs(),

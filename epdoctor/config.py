@@ -35,6 +35,8 @@ class Config:
     """Ids, prefixes or tags of checks."""
     compute_hcas: str = ""
     """[rdma] compute_hcas, in NCCL_IB_HCA's syntax."""
+    waivers: str = ""
+    """[waivers] file, relative to the file's own folder."""
 
 
 _TOP: dict[str, type | tuple[type, ...]] = {
@@ -48,6 +50,7 @@ _TOP: dict[str, type | tuple[type, ...]] = {
     "select": list,
     "ignore": list,
     "rdma": dict,
+    "waivers": dict,
 }
 
 
@@ -75,6 +78,11 @@ def load_config() -> Config:
     unknown = rdma.keys() - {"compute_hcas"}
     if unknown or not isinstance(rdma.get("compute_hcas", ""), str):
         raise UsageError(f'{path}: [rdma] takes compute_hcas = "mlx5_0,mlx5_1"')
+    waivers = data.pop("waivers", {})
+    if waivers.keys() - {"file"} or not isinstance(waivers.get("file", ""), str):
+        raise UsageError(f'{path}: [waivers] takes file = "waivers.yaml"')
+    if waivers.get("file"):
+        data["waivers"] = str(path.parent / waivers["file"])
     for key in ("select", "ignore"):
         if not all(isinstance(word, str) for word in data.get(key, [])):
             raise UsageError(f'{path}: {key} must be a list of texts, ["gpu", "rdma.port-active"]')

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from epdoctor.engine import Engine, NodeJudgement, candidate_backends
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import Node
 from epdoctor.facts.base import CollectOptions
-from epdoctor.model import Check, Goal, NodeOutcome, Report, Severity
+from epdoctor.model import Check, Goal, NodeOutcome, Report, Severity, SharedTopology, Waiver
 from epdoctor.report.summary import merge_judgements, readiness
+from epdoctor.waivers import apply_waivers
 
 PARALLEL_FROM = 48
 """Below this many nodes, starting worker processes costs more than it saves."""
@@ -27,19 +29,29 @@ class JudgedNode:
     outcome: NodeOutcome
     judgement: NodeJudgement | None
     """None where the node was not reached."""
+    shape: str = ""
+    """Its topology as JSON text (epdoctor/node_shape.py), where it was asked for."""
 
 
-def judge_record(record: Record, engine: Engine, options: CollectOptions) -> JudgedNode:
-    """Parse and judge one record; its raw text can be dropped afterwards."""
+def judge_record(
+    record: Record, engine: Engine, options: CollectOptions, *, topology: bool = False
+) -> JudgedNode:
+    """Parse and judge one record; its raw text can be dropped afterwards. `topology`: keep its picture's data."""
     if not record.reached and not record.probes:
         return JudgedNode(record.outcome, None)
     node = Node(record.node, record.source(), engine.goal, options)
     judgement = engine.judge_node(node)
     try:
-        judgement.notes["gpu"] = "yes" if node.gpu.gpus else "no"
+        others = node.accelerators
+        judgement.notes["gpu"] = "yes" if node.gpu.gpus or others.amd or others.intel else "no"
     except Unmeasured:
         judgement.notes["gpu"] = "unknown"
-    return JudgedNode(record.outcome, judgement)
+    shape = ""
+    if topology:
+        from epdoctor.node_shape import node_shape
+
+        shape = json.dumps(node_shape(node))
+    return JudgedNode(record.outcome, judgement, shape)
 
 
 def has_rdma(record: Record, options: CollectOptions) -> bool:
@@ -72,18 +84,20 @@ def build_report(
     fail_on: Severity,
     collected_at: str = "",
     catalogue_date: str = "",
+    waivers: Sequence[Waiver] = (),
 ) -> Report:
-    """Cluster checks, readiness and the rest of the report. Order of nodes is kept."""
+    """Cluster checks, waivers, readiness and the rest of the report. Order of nodes is kept."""
     nodes = list(judged)
     judgements = [node.judgement for node in nodes if node.judgement is not None]
     reached = {j.node: j for j in judgements}
     complete = [n.judgement for n in nodes if n.judgement is not None and not n.outcome.error]
     cluster = engine.judge_cluster({j.node: j.digest for j in complete})
-    findings = merge_judgements(judgements, cluster)
+    findings = apply_waivers(merge_judgements(judgements, cluster), waivers)
     outcomes = [node.outcome for node in nodes]
     gpu = {name: {"yes": True, "no": False}.get(j.notes.get("gpu", "")) for name, j in reached.items()}
     report = Report(engine.goal, outcomes, findings, dict(checks), source=source, fail_on=fail_on)
     report.readiness = readiness(candidate_backends(engine.goal), outcomes, findings, gpu)
+    report.expired_waivers = [waiver for waiver in waivers if waiver.expired]
     report.collected_at = collected_at
     report.catalogue_date = catalogue_date
     for judgement in judgements:
@@ -92,6 +106,11 @@ def build_report(
             report.vllm_versions.setdefault(version, []).append(judgement.node)
         if "hcas" in judgement.notes and engine.goal.multinode:
             report.hca_sets.setdefault(judgement.notes["hcas"], []).append(judgement.node)
+    shapes: dict[str, list[str]] = {}
+    for judged_node in nodes:
+        if judged_node.shape:
+            shapes.setdefault(judged_node.shape, []).append(judged_node.outcome.node)
+    report.topologies = [SharedTopology(tuple(names), json.loads(shape)) for shape, names in shapes.items()]
     return report
 
 
@@ -105,9 +124,9 @@ def _start_worker(checks: dict[str, Check], goal: Goal) -> None:
     _engine = Engine(checks, goal)
 
 
-def _judge_stored(options: CollectOptions, item: StoredRecord) -> JudgedNode:
+def _judge_stored(options: CollectOptions, topology: bool, item: StoredRecord) -> JudgedNode:
     assert _engine is not None
-    return judge_record(item.read(), _engine, options)
+    return judge_record(item.read(), _engine, options, topology=topology)
 
 
 def judge_recording(
@@ -116,6 +135,8 @@ def judge_recording(
     goal: Goal,
     chosen_multinode: bool | None,
     overrides: Mapping[str, object],
+    *,
+    topology: bool = False,
 ) -> tuple[Engine, Recording, Iterator[JudgedNode]]:
     """Judge a folder or archive. `overrides`: collection options given again on the command line.
 
@@ -147,7 +168,9 @@ def judge_recording(
         return (
             engine,
             recording,
-            in_order(judge_record(item.read(), engine, recording.options) for item in items),
+            in_order(
+                judge_record(item.read(), engine, recording.options, topology=topology) for item in items
+            ),
         )
     import gc
     import multiprocessing
@@ -156,6 +179,8 @@ def judge_recording(
     gc.disable()
     with multiprocessing.get_context("fork").Pool(workers, _start_worker, (checks, goal)) as pool:
         judged = pool.map(
-            partial(_judge_stored, recording.options), items, chunksize=max(1, len(items) // (workers * 8))
+            partial(_judge_stored, recording.options, topology),
+            items,
+            chunksize=max(1, len(items) // (workers * 8)),
         )
     return engine, recording, in_order(judged)

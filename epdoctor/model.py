@@ -93,6 +93,23 @@ class Problem:
     """Launch rules only: the line to change."""
 
 
+@dataclass(frozen=True, slots=True)
+class Waiver:
+    """A finding that somebody knows of and accepts for a time; an entry of the waiver file (epdoctor/waivers.py)."""
+
+    check: str
+    """Id of a check, or a prefix of ids ("rdma")."""
+    reason: str
+    nodes: str = ""
+    """Node patterns as in the file ("gpu03,gpu[05-07]"); empty: every node."""
+    expires: str = ""
+    """Last day on which it counts, YYYY-MM-DD; empty: for ever."""
+    owner: str = ""
+    location: Location | None = None
+    expired: bool = False
+    """On the day of the run."""
+
+
 @dataclass(frozen=True)
 class Fix:
     now: tuple[str, ...] = ()
@@ -179,6 +196,8 @@ class Finding:
     waived: str = ""
     """Reason of the waiver; empty: not waived."""
     seconds: float = 0.0
+    waiver: Waiver | None = None
+    """The waiver that fits; where it has expired, `waived` is empty and the finding counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +239,22 @@ class Report:
     """How each node's compute HCAs were chosen -> nodes."""
     selected: bool = False
     """--select or --ignore: the checks are a part of the catalogue, so nothing is said about readiness."""
+    expired_waivers: list[Waiver] = field(default_factory=list)
+    """Of the waiver file, whether or not they fit a finding."""
+    fail_on_expired_waiver: bool = False
+    tool_version: str = ""
+    """Of the epdoctor that judged; empty: this one."""
+    topologies: list[SharedTopology] = field(default_factory=list)
+    """How the nodes hang together, equal ones as one. Only where a form that draws it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTopology:
+    """The topology that some nodes have in common."""
+
+    nodes: tuple[str, ...]
+    shape: Mapping[str, Any]
+    """JSON values; epdoctor/node_shape.py makes them, report_schema.json tells them."""
 
 
 @dataclass(frozen=True)
@@ -232,3 +267,5 @@ class Readiness:
     unknown: tuple[str, ...]
     because: tuple[str, ...] = ()
     """Ids of the checks that stop it, most nodes first."""
+    waived: tuple[str, ...] = ()
+    """Ids of the checks that would stop it, or leave it unknown, were they not waived."""

@@ -1,6 +1,6 @@
 """Fixtures that start the labs, and the gate that skips tests whose lab this machine cannot run.
 
-A test marked ``fleet``, ``container`` or ``slurm`` is skipped with the name of what is missing.
+A test marked ``fleet``, ``container``, ``slurm``, ``vm`` or ``browser`` is skipped with the name of what is missing.
 With EPDOCTOR_LAB=required in the environment (as in CI) a missing program is a failure instead,
 so that a green run cannot hide tests that never ran.
 """
@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lab import containers, netns, slurm
+from tests.lab import browser, containers, netns, slurm, vm
 from tests.lab.containers import PodmanFleet
 from tests.lab.netns import NetnsFleet
 from tests.lab.slurm import SlurmCluster
+from tests.lab.vm import VmFleet
 
 LABS: dict[str, Callable[[], str | None]] = {
     "fleet": netns.unavailable,
     "container": containers.unavailable,
     "slurm": slurm.unavailable,
+    "vm": vm.unavailable,
+    "browser": browser.unavailable,
 }
 
 
@@ -76,3 +79,33 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     _need("slurm")
     with SlurmCluster(2) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def three_vm_fleet() -> Iterator[VmFleet]:
+    """Virtual machines vm1, vm2 and vm3, for tests that change nothing on them."""
+    _need("vm")
+    with VmFleet(3) as machines:
+        yield machines
+
+
+@pytest.fixture
+def three_vms(three_vm_fleet: VmFleet) -> VmFleet:
+    """Three clean virtual machines that the test may break."""
+    three_vm_fleet.restore()
+    return three_vm_fleet
+
+
+@pytest.fixture(scope="session")
+def vm_fleet() -> Iterator[VmFleet]:
+    """Virtual machines vm1 and vm2, for tests that change nothing on them."""
+    _need("vm")
+    with VmFleet(2) as machines:
+        yield machines
+
+
+@pytest.fixture
+def vms(vm_fleet: VmFleet) -> VmFleet:
+    """Two clean virtual machines that the test may break."""
+    vm_fleet.restore()
+    return vm_fleet

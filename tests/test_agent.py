@@ -26,7 +26,7 @@ ALLOWED_IMPORTS = {
     "base64", "ctypes", "errno", "fcntl", "fnmatch", "glob", "ipaddress", "json", "mmap", "os", "psutil", "pwd",
     "pynvml", "re", "resource", "select", "signal", "socket", "stat", "struct", "sys", "threading", "time", "types", "zlib",
 }  # fmt: skip
-READ_ONLY_COMMANDS = {"nvidia-smi", "ip", "nft", "ldconfig", "systemctl", "lspci", "modinfo"}
+READ_ONLY_COMMANDS = {"nvidia-smi", "ip", "nft", "ldconfig", "systemctl", "lspci", "modinfo", "dpkg-query"}
 """What the plan may run. Each only reads: see the comments beside the probes."""
 
 

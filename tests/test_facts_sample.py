@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epdoctor.cli.options import Seconds
+from epdoctor.cli.options import seconds
 from epdoctor.collect.plan import all_probes
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import sample
@@ -92,15 +92,21 @@ def test_nothing_is_sampled_unless_asked() -> None:
     assert sample.parse(Source({})) is None
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("10", 10), ("10s", 10), ("1.5s", 1.5), ("2m", 120)])
-def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
-    assert Seconds().convert(text, None, None) == seconds
+CONTEXT = click.Context(click.Command("check"))
+OPTION = click.Option(["--sample"])
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("10", 10), ("10s", 10), ("1.5s", 1.5), ("2m", 120), (None, None)]
+)
+def test_times_are_read_as_people_write_them(text: str | None, wanted: float | None) -> None:
+    assert seconds(1, 600)(CONTEXT, OPTION, text) == wanted
 
 
 @pytest.mark.parametrize("text", ["0", "-1s", "11m", "x", "1e9", ""])
 def test_other_times_are_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="such as 10s"):
-        Seconds().convert(text, None, None)
+    with pytest.raises(click.BadParameter, match="such as 30s"):
+        seconds(1, 600)(CONTEXT, OPTION, text)
 
 
 VALUES = st.recursive(

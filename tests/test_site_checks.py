@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "add-a-check.md"
-FILE = re.compile(r"^`(site/[^`\n]+)`:\n\n```[a-z]+\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"^`(site/[^`\n]+)`[^\n]*:\n\n```[a-z]+\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
 RUN = re.compile(r"^```\n\$ (epdoctor [^\n]+)\n(.*?)```\n", re.DOTALL | re.MULTILINE)
 
 
@@ -26,6 +26,8 @@ def write_example(folder: Path) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
+        if path.parent.name == "plugins":
+            path.chmod(0o755)
 
 
 def epdoctor(cwd: Path, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +60,12 @@ def example(tmp_path: Path) -> Path:
 
 def test_the_page_has_an_example_of_each_kind() -> None:
     names = [name for name, _ in FILE.findall(PAGE.read_text())]
-    for pattern in (r"site/site/.+\.yaml", r"site/rules/.+\.py", r"site/profiles/.+\.yaml"):
+    for pattern in (
+        r"site/site/.+\.yaml",
+        r"site/rules/.+\.py",
+        r"site/profiles/.+\.yaml",
+        r"site/plugins/.+",
+    ):
         assert any(re.fullmatch(pattern, name) for name in names), pattern
 
 

@@ -14,6 +14,12 @@ from epdoctor.exceptions import EpdoctorError, UsageError
 COMMANDS = {
     "check": ("epdoctor.cli.check:check_command", "Is this machine, or the whole cluster, ready?"),
     "collect": ("epdoctor.cli.collect:collect_command", "Record nodes, to judge them later or elsewhere."),
+    "container": (
+        "epdoctor.cli.container:container_command",
+        "What does a container lack that its host has?",
+    ),
+    "lint": ("epdoctor.cli.lint:lint_command", "Will this launch start? Ranks, back end, flags, manifests."),
+    "plan": ("epdoctor.cli.plan:plan_command", "From model and nodes to every node's command."),
     "explain": (
         "epdoctor.cli.explain:explain_command",
         "From an error text to the cause, the proof and the fix.",
@@ -22,8 +28,13 @@ COMMANDS = {
         "epdoctor.cli.provision:provision_command",
         "Put the nodes in order, prove it, and keep the way back.",
     ),
+    "fix": ("epdoctor.cli.fix:fix_command", "Mend what the checks find, by the same playbooks."),
     "rollback": ("epdoctor.cli.rollback:rollback_command", "Undo a run of provision."),
     "bench": ("epdoctor.cli.bench:bench_command", "Prove layer by layer that the nodes can talk."),
+    "report": ("epdoctor.cli.report:report_command", "Write a saved report or a recording in any format."),
+    "diff": ("epdoctor.cli.diff:diff_command", "What changed, between two looks or since it worked?"),
+    "baseline": ("epdoctor.cli.baseline:baseline_command", "Keep what a good node or cluster looks like."),
+    "waive": ("epdoctor.cli.waive:waive_command", "Accept a finding for a time, with a reason."),
     "list": ("epdoctor.cli.listing:list_command", "List checks, profiles, back ends and version tables."),
 }
 

@@ -23,8 +23,16 @@ from epdoctor.exceptions import UsageError
     help="Default: epdoctor-DATE.tar.gz here.",
 )
 @click.option("--hash-hosts", is_flag=True, help="Replace node names and addresses by stand-ins.")
+@click.option(
+    "--redact",
+    type=click.Choice(["default", "strict"]),
+    default="default",
+    help="strict: --hash-hosts too, for a recording that leaves the house.",
+)
 @click.option("--show-agent", is_flag=True, help="Print exactly what would run on a node, and stop.")
-def collect_command(output: Path | None, hash_hosts: bool, show_agent: bool, **values: Any) -> int:
+def collect_command(
+    output: Path | None, hash_hosts: bool, redact: str, show_agent: bool, **values: Any
+) -> int:
     """Record nodes: a support bundle that `epdoctor check --from` judges anywhere with the same result.
 
     Secrets are taken out; nothing is changed on the nodes.
@@ -50,7 +58,9 @@ def collect_command(output: Path | None, hash_hosts: bool, show_agent: bool, **v
     from epdoctor.cli.gather import gather
 
     gathered = gather(node_choice(values), values)
-    recording, records = clean(gathered.recording, gathered.records, hash_hosts=hash_hosts)
+    recording, records = clean(
+        gathered.recording, gathered.records, hash_hosts=hash_hosts or redact == "strict"
+    )
     save(path, recording, records)
     missed = [record for record in records if record.outcome.error]
     from epdoctor.report.sanitize import sanitize

@@ -106,8 +106,9 @@ def _page(word: str) -> str:
     if "." not in word or word.count(".") > 3 or "/" in word or ":" in word:
         return ""
     from epdoctor.catalog import load_checks
+    from epdoctor.compare.baseline_check import CHECK_ID, check_of
 
-    checks = load_checks()
+    checks = {**load_checks(), CHECK_ID: check_of()}
     if word in checks:
         from epdoctor.report.check_page import check_page
 

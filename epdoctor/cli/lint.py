@@ -21,6 +21,7 @@ from epdoctor.model import Check, Finding, Goal, NodeOutcome, Report, Severity, 
 _NOT_HERE = ("env_file", "max_num_batched_tokens", "multinode", "sample_s")
 """Options of check that lint has otherwise, or takes from the launch."""
 
+
 class LintCommand(ReportCommand):
     """What stands behind `--` is a command line of vLLM, options and all."""
 

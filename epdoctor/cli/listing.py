@@ -25,11 +25,10 @@ def list_command() -> None:
 def list_checks(format_: str, site: Path | None, words: tuple[str, ...]) -> int:
     """Every check, or those of an id, prefix or tag."""
     from epdoctor.catalog import load_checks, select_checks
+    from epdoctor.site_checks import installed_checks, load_site_checks
 
-    known = dict(load_checks())
+    known = {**load_checks(), **installed_checks()[0]}
     if site is not None:
-        from epdoctor.site_checks import load_site_checks
-
         known |= load_site_checks(site)
     checks = select_checks(known, words, ())
     if format_ == "json":

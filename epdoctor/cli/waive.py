@@ -118,7 +118,8 @@ def _expiry(text: str, day: datetime.date) -> str:
 
 def _checks(folder: Path | None) -> dict[str, Any]:
     from epdoctor.catalog import load_checks
+    from epdoctor.compare.baseline_check import CHECK_ID, check_of
     from epdoctor.site_checks import installed_checks, load_site_checks
 
-    checks = {**load_checks(), **installed_checks()[0]}
+    checks = {**load_checks(), **installed_checks()[0], CHECK_ID: check_of()}
     return {**checks, **load_site_checks(folder)} if folder is not None else checks

@@ -91,6 +91,8 @@ class Recording:
     options: CollectOptions
     collected_at: str = ""
     goal: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+    """What the report's reader has to know of where it comes from."""
 
 
 def now_text() -> str:
@@ -301,7 +303,28 @@ def load(path: Path) -> tuple[Recording, list[StoredRecord]]:
         raise RecordError(f"{path}: no such recording", hint="epdoctor collect -o recording.tar.gz")
     if path.name.endswith(".json"):
         return _frame(path, b""), [StoredRecord(str(path), str(path))]
+    if not is_archive_name(path):
+        imported = _imported(path)
+        if imported is not None:
+            return imported
     return _load_archive(path)
+
+
+def _imported(path: Path) -> tuple[Recording, list[StoredRecord]] | None:
+    """vLLM's collect_env text as a recording of one node; None: it is no such text."""
+    from epdoctor.collect import collect_env
+
+    try:
+        with path.open("rb") as file:
+            raw = file.read(collect_env.MAX_BYTES)
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from error
+    if not collect_env.is_collect_env(raw):
+        return None
+    record = collect_env.record_from(raw.decode("utf-8", "backslashreplace"), str(path))
+    packed = zlib.compress(json.dumps(record.to_json()).encode("ascii"), 1)
+    recording = Recording(path.name, CollectOptions(), note=collect_env.NOTE)
+    return recording, [StoredRecord(path.name, packed=packed)]
 
 
 def _read_limited(path: Path) -> bytes:

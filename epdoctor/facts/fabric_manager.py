@@ -1,8 +1,9 @@
 """NVIDIA Fabric Manager and NVLSM, which bring up NVSwitches: the versions that are installed.
 
-Asked of the package manager, and only where /usr/bin/nv-fabricmanager is there. Sources: NVIDIA Fabric Manager user
+Asked of dpkg, and only where /usr/bin/nv-fabricmanager is there. rpm is not asked: as root it may write lock and
+journal files beside its database. Sources: NVIDIA Fabric Manager user
 guide (Fabric Manager takes the driver's exact version; NVLSM beside it from the fourth NVSwitch generation on),
-dpkg-query(1), rpm(8).
+dpkg-query(1).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from epdoctor.exceptions import Unmeasured
 from epdoctor.facts.base import CollectOptions, Command, Probe, Source
 
 BINARY = "/usr/bin/nv-fabricmanager"
-_DPKG, _RPM = "fabric_manager.dpkg", "fabric_manager.rpm"
+_DPKG = "fabric_manager.dpkg"
 _MANAGER = ("nvidia-fabricmanager", "nvidia-fabric-manager")
 
 
@@ -25,10 +26,12 @@ class FabricManager:
     """ "nvidia-fabricmanager-580"."""
     nvlsm: str
     """Version of the package nvlsm; "" where it is not installed."""
+    asked: bool = True
+    """Whether there was a dpkg to ask; without one nothing is known, and no check waits for it."""
 
 
 def probes(options: CollectOptions) -> tuple[Probe, ...]:
-    """Both only read the package database."""
+    """It only reads the package database."""
     del options
     return (
         Command(
@@ -38,11 +41,6 @@ def probes(options: CollectOptions) -> tuple[Probe, ...]:
                 "dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Version}\\n",
                 "nvidia-fabricmanager*", "nvlsm",
             ),
-        ),
-        Command(
-            _RPM,
-            only_if_exists=BINARY,
-            argv=("rpm", "-q", "--qf", "ii %{NAME} %{VERSION}\\n", *_MANAGER, "nvlsm"),
         ),
     )  # fmt: skip
 
@@ -54,24 +52,19 @@ def _upstream(version: str) -> str:
 
 def parse(source: Source) -> FabricManager:
     """Raises Unmeasured where the program is there and no package manager knows it."""
-    states = {source.status(_DPKG), source.status(_RPM)}
-    if states <= {"skipped", "absent"}:
+    if source.status(_DPKG) in ("skipped", "absent"):
         return FabricManager("", "", "")
+    if source.status(_DPKG) == "not-found":
+        return FabricManager("", "", "", asked=False)
     version = package = nvlsm = ""
-    for name in (_DPKG, _RPM):
-        if source.status(name) != "ran":
+    for line in source.command(_DPKG).stdout.splitlines()[:50]:
+        words = line.split()
+        if len(words) != 3 or not words[0].startswith("ii"):
             continue
-        for line in source.command(name).stdout.splitlines()[:50]:
-            words = line.split()
-            if len(words) != 3 or not words[0].startswith("ii"):
-                continue
-            if words[1] == "nvlsm":
-                nvlsm = _upstream(words[2])
-            elif words[1].startswith(_MANAGER) and "dev" not in words[1]:
-                package, version = words[1][:60], _upstream(words[2])
+        if words[1] == "nvlsm":
+            nvlsm = _upstream(words[2])
+        elif words[1].startswith(_MANAGER) and "dev" not in words[1]:
+            package, version = words[1][:60], _upstream(words[2])
     if not version:
-        for name in (_DPKG, _RPM):
-            if source.status(name) in ("timeout", "stuck", "denied"):
-                source.command(name)
-        raise Unmeasured(f"{BINARY} is there, and no package of it: installed by hand")
+        raise Unmeasured(f"{BINARY} is there, and dpkg has no package of it: installed by hand")
     return FabricManager(version, package, nvlsm)

@@ -161,7 +161,9 @@ def _one(
     script = file_script(path, text)
     setting = Setting(kind=kind, name=base_name(path), index=index, folder=str(Path(path).parent))
     # gpu01.env beside gpu01.sh is that one's alone.
-    own_file = [item for item in variants if item[0] and Path(item[0]).with_suffix("") == Path(path).with_suffix("")]
+    own_file = [
+        item for item in variants if item[0] and Path(item[0]).with_suffix("") == Path(path).with_suffix("")
+    ]
     if kind in ("shell", "sbatch") and own_file:
         _safely(reading, setting, script, {**own_file[0][1], **environment}, kind)
     elif kind in ("shell", "sbatch") and variants:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from epdoctor import __version__
-from epdoctor.model import Finding, Report, Status
+from epdoctor.model import Finding, Location, Report, Status, Waiver
 from epdoctor.report.summary import exit_code
 
 SCHEMA_VERSION = 1
@@ -15,24 +15,45 @@ SCHEMA_VERSION = 1
 def report_data(report: Report) -> dict[str, Any]:
     """The report as JSON values. A failure is listed for each node; what is alike otherwise is one entry with its
     nodes."""
-    folded: dict[tuple[str, Status, str], list[Finding]] = {}
+    folded: dict[tuple[Any, ...], list[Finding]] = {}
     findings = []
     for finding in report.findings:
         if finding.status is Status.FAIL:
             findings.append(_finding(finding, report))
         else:
-            folded.setdefault((finding.check, finding.status, finding.reason), []).append(finding)
+            f = finding
+            key = (
+                f.check,
+                f.status,
+                f.severity,
+                f.reason,
+                f.waiver,
+                f.waived,
+                f.needs_root,
+                f.blocks,
+                f.traceback,
+            )
+            folded.setdefault(key, []).append(finding)
     findings += [_folded(same, report) for same in folded.values()]
     goal = report.goal
-    return {
+    data: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "tool": {"name": "epdoctor", "version": __version__, "catalogue": report.catalogue_date},
+        "tool": {
+            "name": "epdoctor",
+            "version": report.tool_version or __version__,
+            "catalogue": report.catalogue_date,
+        },
         "source": report.source,
         "collected_at": report.collected_at,
         "seconds": round(report.seconds, 3),
         "exit_code": exit_code(report),
         "interrupted": report.interrupted,
         "selected": report.selected,
+        "fail_on": report.fail_on.value,
+        "fail_on_expired_waiver": report.fail_on_expired_waiver,
+        "expired_waivers": [_waiver(waiver) for waiver in report.expired_waivers],
+        "vllm_versions": report.vllm_versions,
+        "hca_sets": report.hca_sets,
         "goal": {
             "backend": goal.backend,
             "requested_backend": goal.requested_backend,
@@ -63,11 +84,17 @@ def report_data(report: Report) -> dict[str, Any]:
                 "not_ready": list(row.not_ready),
                 "unknown": list(row.unknown),
                 "because": list(row.because),
+                "waived": list(row.waived),
             }
             for row in ([] if report.selected else report.readiness)
         ],
         "findings": findings,
     }
+    if report.topologies:
+        data["topologies"] = [
+            {"nodes": list(topology.nodes), "shape": dict(topology.shape)} for topology in report.topologies
+        ]
+    return data
 
 
 def _folded(same: list[Finding], report: Report) -> dict[str, Any]:
@@ -89,12 +116,15 @@ def _finding(finding: Finding, report: Report) -> dict[str, Any]:
         "title": check.title,
         "status": finding.status.value,
         "severity": finding.severity.value,
+        "scope": check.scope,
         "nodes": nodes,
         "seconds": round(finding.seconds, 6),
     }
     if finding.waived:
         data["waived"] = finding.waived
-    if finding.reason:
+    if finding.waiver is not None:
+        data["waiver"] = _waiver(finding.waiver)
+    if finding.reason or finding.status not in (Status.PASS, Status.FAIL):
         data["reason"] = finding.reason
     if finding.needs_root:
         data["needs_root"] = True
@@ -112,15 +142,18 @@ def _finding(finding: Finding, report: Report) -> dict[str, Any]:
                 "now": list(problem.now),
                 "permanent": list(problem.permanent),
                 "odd_nodes": list(problem.odd_nodes),
+                **({"severity": problem.severity.value} if problem.severity is not None else {}),
+                **({"location": _location(problem.location)} if problem.location is not None else {}),
             }
             for problem in finding.problems
         ]
         data["actual"] = "; ".join(problem.found for problem in finding.problems)
         data["expected"] = "; ".join(dict.fromkeys(problem.expected for problem in finding.problems))
         data["evidence"] = [line for problem in finding.problems for line in problem.evidence]
-    if finding.status in (Status.FAIL, Status.UNKNOWN):
+    if finding.status in (Status.FAIL, Status.UNKNOWN, Status.ERROR):
         fix = check.fix
         data["why"] = check.why
+        data["by_hand"] = check.by_hand
         data["fix"] = {
             "now": list(dict.fromkeys(c for p in finding.problems for c in p.now)) or list(fix.now),
             "permanent": list(dict.fromkeys(c for p in finding.problems for c in p.permanent))
@@ -133,6 +166,24 @@ def _finding(finding: Finding, report: Report) -> dict[str, Any]:
         }
         data["causes"] = list(check.causes)
         data["references"] = list(check.references)
+    return data
+
+
+def _location(location: Location) -> dict[str, Any]:
+    return {"path": location.path, "line": location.line, "column": location.column}
+
+
+def _waiver(waiver: Waiver) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "check": waiver.check,
+        "nodes": waiver.nodes,
+        "reason": waiver.reason,
+        "expires": waiver.expires,
+        "owner": waiver.owner,
+        "expired": waiver.expired,
+    }
+    if waiver.location is not None:
+        data["location"] = _location(waiver.location)
     return data
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from epdoctor.model import Action, Report
+from epdoctor.model import Action, Location, Report
+from epdoctor.report.fix_line import fix_line
 from epdoctor.report.summary import Group, no_gpu
 
 _EASIEST = (
@@ -28,7 +29,10 @@ def next_command(
     for group in sorted(bar, key=lambda group: _EASIEST.index(group.check.fix.action)):
         place = next((p.location for p in group.variants[0].problems if p.location and p.location.line), None)
         if place is not None and place.path != "--" and group.check.scope == "launch":
-            return f"${{EDITOR:-vi}} +{place.line} {shlex.quote(place.path)}   # {group.check.id}"
+            return f"{edit_command(place)}   # {group.check.id}"
+        mend = fix_line(command, group.check)
+        if mend:
+            return mend
         commands = _commands(group)
         if commands:
             nodes = group.variants[0].nodes
@@ -42,6 +46,8 @@ def next_command(
             return f"${{EDITOR:-vi}} +{place.line} {shlex.quote(place.path)}   # renew it, or take it out"
     if important and all(group.needs_root for group in important):
         return _with(command, "--become")
+    if important and important[0].check.scope == "launch":
+        return _with(command, "--env-file FILE   # with the values that are missing")
     if important:
         by_hand = first_line(important[0].check.by_hand)
         return by_hand or _with(command, "-v")
@@ -49,7 +55,7 @@ def next_command(
         return "epdoctor check --all-nodes -i inventory.ini   # are the nodes ready for it?"
     if report.selected:
         return _with(command, "-v")
-    if no_gpu(report) and len(report.outcomes) == 1:
+    if no_gpu(report):
         return "epdoctor check --all-nodes -i inventory.ini   # the nodes that have GPUs"
     if report.vllm_versions and not any(text[:1].isdigit() for text in report.vllm_versions):
         if "--python" in command.split():
@@ -63,9 +69,34 @@ def next_command(
     return _with(command, "-v")
 
 
+def edit_command(place: Location) -> str:
+    """Opens the line that a finding is about."""
+    return f"${{EDITOR:-vi}} +{place.line} {shlex.quote(place.path)}"
+
+
 def first_line(text: str) -> str:
     return next(iter(text.splitlines()), "")
 
 
+_WRITES = ("-o", "--output", "--format", "--nodes-pass", "--nodes-fail", "--exit-code")
+"""Options of check that say where and how a report is written, each with a value: a next look is for eyes."""
+
+
+def _for_eyes(command: str) -> str:
+    """The command as typed, without the reports that it wrote to files."""
+    try:
+        words = iter(shlex.split(command))
+    except ValueError:
+        return command
+    kept = []
+    for word in words:
+        if word in _WRITES:
+            next(words, "")
+        elif not word.startswith(("-o", *(f"{name}=" for name in _WRITES if name != "-o"))):
+            kept.append(word)
+    return shlex.join(kept)
+
+
 def _with(command: str, flag: str) -> str:
-    return command if flag in command.split() else f"{command} {flag}"
+    plain = _for_eyes(command)
+    return plain if flag in plain.split() else f"{plain} {flag}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from epdoctor.engine import NodeJudgement
-from epdoctor.model import Check, Finding, NodeOutcome, Problem, Readiness, Report, Severity, Status
+from epdoctor.model import Check, Finding, NodeOutcome, Problem, Readiness, Report, Severity, Status, Waiver
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,23 @@ class Group:
     blocks: tuple[str, ...] = ()
     waived: str = ""
     needs_root: bool = False
+    waiver: Waiver | None = None
 
 
 def group_findings(report: Report, status: Status) -> list[Group]:
     """Findings of one status folded over nodes: worst severity first, then most nodes, then id."""
-    by_check: dict[tuple[str, Severity], list[Finding]] = {}
+    by_check: dict[tuple[str, Severity, str, Waiver | None], list[Finding]] = {}
     for finding in report.findings:
         if finding.status is status:
-            by_check.setdefault((finding.check, finding.severity), []).append(finding)
+            key = (finding.check, finding.severity, finding.waived, finding.waiver)
+            by_check.setdefault(key, []).append(finding)
     groups = []
-    for (check_id, severity), findings in by_check.items():
+    for (check_id, severity, waived, waiver), findings in by_check.items():
         variants: dict[tuple[str, ...], list[Finding]] = {}
         reasons: dict[str, list[str]] = {}
         for finding in findings:
-            key = tuple(f"{p.subject}\0{p.found}\0{p.expected}" for p in finding.problems)
-            variants.setdefault(key, []).append(finding)
+            same_problems = tuple(f"{p.subject}\0{p.found}\0{p.expected}" for p in finding.problems)
+            variants.setdefault(same_problems, []).append(finding)
             if finding.reason:
                 reasons.setdefault(finding.reason, []).append(finding.node)
         nodes = tuple(finding.node for finding in findings if finding.node)
@@ -70,8 +72,9 @@ def group_findings(report: Report, status: Status) -> list[Group]:
                     for reason, where in sorted(reasons.items(), key=lambda x: -len(x[1]))
                 ),
                 tuple(dict.fromkeys(name for finding in findings for name in finding.blocks)),
-                next((finding.waived for finding in findings if finding.waived), ""),
+                waived,
                 all(finding.needs_root for finding in findings),
+                waiver,
             )
         )
     return sorted(
@@ -99,12 +102,13 @@ def readiness(
     missed = [outcome.node for outcome in outcomes if outcome.error]
     blocked: dict[str, dict[str, dict[str, None]]] = {}
     unsure: dict[str, dict[str, dict[str, None]]] = {}
+    waived: dict[str, dict[str, None]] = {}
     for finding in findings:
-        if (
-            not finding.blocks
-            or finding.waived
-            or finding.status not in (Status.FAIL, Status.UNKNOWN, Status.ERROR)
-        ):
+        if not finding.blocks or finding.status not in (Status.FAIL, Status.UNKNOWN, Status.ERROR):
+            continue
+        if finding.waived:
+            for backend in finding.blocks:
+                waived.setdefault(backend, {})[finding.check] = None
             continue
         table = blocked if finding.status is Status.FAIL else unsure
         nodes = [finding.node] if finding.node else list(_odd_nodes(finding)) or reached
@@ -128,15 +132,23 @@ def readiness(
             else:
                 ready.append(node)
         ranked = sorted(because, key=lambda check: (-because[check], check))
-        result.append(Readiness(backend, tuple(ready), tuple(not_ready), tuple(unknown), tuple(ranked)))
+        result.append(
+            Readiness(
+                backend,
+                tuple(ready),
+                tuple(not_ready),
+                tuple(unknown),
+                tuple(ranked),
+                tuple(waived.get(backend, ())),
+            )
+        )
     return result
 
 
 def no_gpu(report: Report) -> bool:
-    """No judged node has a GPU: every back end is stopped, and by no check."""
-    return bool(report.readiness) and all(
-        not r.ready and not r.unknown and not r.because for r in report.readiness
-    )
+    """No judged node has a GPU. A back end that no check stops, and that is ready on no node, shows it: others may be
+    stopped by checks as well."""
+    return any(r.not_ready and not r.ready and not r.unknown and not r.because for r in report.readiness)
 
 
 def _odd_nodes(finding: Finding) -> tuple[str, ...]:
@@ -148,8 +160,11 @@ def exit_code(report: Report) -> int:
     if report.interrupted:
         return 130
     bar = report.fail_on.rank
-    counted = [f for f in report.findings if not f.waived and f.severity.rank >= bar]
+    open_ = (f for f in report.findings if f.status is not Status.PASS and f.status is not Status.SKIP)
+    counted = [f for f in open_ if not f.waived and f.severity.rank >= bar]
     if any(finding.status is Status.FAIL for finding in counted):
+        return 1
+    if report.fail_on_expired_waiver and report.expired_waivers:
         return 1
     if any(finding.status in (Status.UNKNOWN, Status.ERROR) for finding in counted):
         return 3

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from epdoctor.model import Problem, Report, Severity, Status
-from epdoctor.nodenames import fold
+from epdoctor.nodenames import fold, natural_key
+from epdoctor.report.fix_line import fix_line
+from epdoctor.report.next_step import first_line
 from epdoctor.report.sanitize import sanitize
 from epdoctor.report.summary import Group, Variant, counts_by_category, group_findings, no_gpu
+from epdoctor.waivers import waiver_text
 
 STYLES = {
     "bad": "bold red",
@@ -29,6 +32,9 @@ _LABEL = 10
 _MAX_VARIANTS = 3
 _MAX_PROBLEMS = 3
 _MAX_COMMANDS = 6
+_MAX_WAIVED = 5
+_MAX_WHERE = 60
+_MAX_UNKNOWN = 6
 _AFTER_COMMA = re.compile(r",(?=[A-Za-z_])")
 
 
@@ -63,6 +69,8 @@ class TextReport:
         self.command = command
         """The command line as typed, for the next step."""
         self.several = len(report.outcomes) > 1
+        self.launch = bool(report.checks) and all(c.scope == "launch" for c in report.checks.values())
+        """The report of lint: about files and processes, not about nodes."""
 
     # ------------------------------------------------------------ whole
 
@@ -79,15 +87,29 @@ class TextReport:
             yield ()
             yield from self._finding(group)
         important = [g for g in unknown if self._matters(g)]
-        minor = [g for g in unknown if not self._matters(g)]
+        minor = [g for g in unknown if not self._matters(g) and not g.waived]
+        waived = [g for g in failed + unknown if g.waived]
         if important:
             yield ()
-            for group in important:
+            listed = important if self.verbose else [] if self.launch else important[:_MAX_UNKNOWN]
+            for group in listed:
                 yield from self._unknown(group)
+            if self.launch and not self.verbose:
+                yield from self._not_resolved(important)
+            elif len(important) > len(listed):
+                rest = ", ".join(group.check.id for group in important[len(listed) :])
+                yield from self._field(
+                    self.marks["unknown"],
+                    f"and {len(important) - len(listed)} more unknown (-v): {rest}",
+                    "warn",
+                    indent=0,
+                    label_width=2,
+                )
         if self.verbose:
-            yield from self._verbose(notes, minor, [group for group in failed if group.waived])
+            yield from self._verbose(notes, minor, waived)
         yield ()
-        yield from self._categories(notes, minor)
+        yield from self._categories(notes, minor, waived)
+        yield from self._waived(waived)
         yield from self._readiness()
         yield from self._next(shown, important, minor)
 
@@ -104,6 +126,8 @@ class TextReport:
         goal = report.goal
         backend = goal.backend or "all back ends"
         parts.append(f"{backend} {'across nodes' if goal.multinode else 'on a single node'}")
+        if self.launch:
+            parts = [report.source, f"{report.seconds:.1f} s"]
         numbers = sorted(version for version in report.vllm_versions if version[:1].isdigit())
         if numbers:
             parts.append(f"vLLM {', '.join(numbers)}")
@@ -114,10 +138,19 @@ class TextReport:
         joint = " · " if self.unicode else " - "
         yield from self._wrapped([sanitize(part) for part in parts if part], joint, "dim")
         for how, nodes in sorted(report.hca_sets.items(), key=lambda item: -len(item[1]))[:2]:
-            where = f" on {fold(nodes)}" if len(report.hca_sets) > 1 else ""
+            where = f" on {self._where(nodes)}" if len(report.hca_sets) > 1 else ""
             yield from self._field("HCAs", f"{how}{where}", "dim", indent=0)
         for warning in report.warnings:
             yield from self._field(self.marks["warn"], warning, "warn", indent=0, label_width=2)
+
+    def _where(self, nodes: Iterable[str]) -> str:
+        """Node names, folded; of many scattered ones the first and how many more (-v shows all)."""
+        names = list(nodes)
+        text = fold(names)
+        if self.verbose or len(text) <= _MAX_WHERE:
+            return text
+        count = len(set(names))
+        return f"{min(names, key=natural_key)} and {count - 1} more"
 
     def _node_name(self) -> str:
         return self.report.outcomes[0].node if self.report.outcomes else "no node"
@@ -143,6 +176,9 @@ class TextReport:
             )
         )
         where = f" on {len(nodes)} of {len(self.report.outcomes)} nodes" if self.several and nodes else ""
+        waived = sum(1 for g in failed + unknown if g.waived)
+        accepted = f", {waived} waived" if waived else ""
+        expired = len(self.report.expired_waivers) if self.report.fail_on_expired_waiver else 0
         if missed:
             counts = ", ".join(
                 filter(
@@ -153,13 +189,17 @@ class TextReport:
         if self.report.interrupted:
             yield (Piece("INTERRUPTED", "warn"), Piece(f"  {counts or 'nothing found so far'}{where}"))
         elif errors:
-            yield (Piece("NOT READY", "bad"), Piece(f"  {counts}{where}"))
+            yield (Piece("NOT READY", "bad"), Piece(f"  {counts}{where}{accepted}"))
+        elif expired:
+            more = f", {counts}{where}" if counts else ""
+            yield (Piece("WAIVER EXPIRED", "bad"), Piece(f"  {_count(expired, 'waiver')}{more}{accepted}"))
         elif open_ or missed:
-            yield (Piece("CANNOT TELL", "warn"), Piece(f"  {counts}{where}"))
-        elif self.report.selected:
+            yield (Piece("CANNOT TELL", "warn"), Piece(f"  {counts}{where}{accepted}"))
+        elif self.report.selected or self.launch:
+            part = "the selected checks" if self.report.selected else "this launch"
             yield (
                 Piece("PASS", "good"),
-                Piece(f"  {counts + where if counts else 'nothing found'} in the selected checks"),
+                Piece(f"  {counts + where if counts else 'nothing found'} in {part}{accepted}"),
             )
         elif self._no_gpu():
             yield (
@@ -170,7 +210,7 @@ class TextReport:
             blocked = [r for r in self.report.readiness if not r.ready]
             ready = [r for r in self.report.readiness if r.ready and not r.not_ready and not r.unknown]
             head = "READY" if ready or not blocked else "NOT READY"
-            text = counts + where if counts else "nothing found"
+            text = counts + where if counts else ("nothing else found" if waived else "nothing found")
             if head == "READY" and ready and len(ready) < len(self.report.readiness):
                 names = [r.backend for r in ready]
                 shown = [
@@ -181,6 +221,8 @@ class TextReport:
                 rest = len(names) - len(shown)
                 more = (f" and {rest} more" if shown else f"{rest} back ends") if rest else ""
                 head = f"READY for {', '.join(shown)}{more}"
+            if waived:
+                head += f" with {waived} waived"
             yield (Piece(head, "bad" if head == "NOT READY" else "good"), Piece(f"  {text}"))
 
     def _no_gpu(self) -> bool:
@@ -201,14 +243,16 @@ class TextReport:
             text = key[1].replace("NODE", nodes[0]) if len(nodes) == 1 else key[1].replace("NODE", "the node")
             yield ()
             yield from self._title(
-                self.marks["fail"], "bad", "Not reached", fold(nodes), f"ssh.{key[0] or 'failed'}"
+                self.marks["fail"], "bad", "Not reached", self._where(nodes), f"ssh.{key[0] or 'failed'}"
             )
             yield from self._field("found", text)
             if hints[key]:
                 yield from self._field("now", hints[key], "command")
 
     def _title(self, mark: str, style: str, title: str, nodes: str, check_id: str) -> Iterator[Line]:
-        right = "  ".join(filter(None, (sanitize(nodes, 60) if self.several else "", check_id)))
+        right = "  ".join(
+            filter(None, (sanitize(nodes, 4000) if self.several else "", sanitize(check_id, 80)))
+        )
         title = sanitize(title)
         room = self.width - 2 - len(right) - 2
         if len(title) <= room:
@@ -222,10 +266,10 @@ class TextReport:
     def _finding(self, group: Group) -> Iterator[Line]:
         error = group.severity is Severity.ERROR
         mark, style = (self.marks["fail"], "bad") if error else (self.marks["warn"], "warn")
-        yield from self._title(mark, style, group.check.title, fold(group.nodes), group.check.id)
+        yield from self._title(mark, style, group.check.title, self._where(group.nodes), group.check.id)
         variants = group.variants if self.verbose else group.variants[:_MAX_VARIANTS]
         for variant in variants:
-            where = f" (on {fold(variant.nodes)})" if len(group.variants) > 1 and variant.nodes else ""
+            where = f" (on {self._where(variant.nodes)})" if len(group.variants) > 1 and variant.nodes else ""
             problems = variant.problems if self.verbose else variant.problems[:_MAX_PROBLEMS]
             for index, problem in enumerate(problems):
                 more = len(variant.problems) - len(problems)
@@ -237,17 +281,22 @@ class TextReport:
         if len(group.variants) > len(variants):
             rest = group.variants[len(variants) :]
             yield from self._field(
-                "", f"and {len(rest)} more kinds on {fold([n for v in rest for n in v.nodes])} (-v)", "dim"
+                "",
+                f"and {len(rest)} more kinds on {self._where([n for v in rest for n in v.nodes])} (-v)",
+                "dim",
             )
         expected = list(dict.fromkeys(p.expected for v in variants for p in v.problems if p.expected))
         for index, text in enumerate(expected if self.verbose else expected[:2]):
             yield from self._field("expected" if index == 0 else "", text)
+        if group.waiver is not None and not group.waived:
+            yield from self._field("waiver", waiver_text(group.waiver), "warn")
         yield from self._field("so", group.check.why if self.verbose else _first_sentences(group.check.why))
         if group.blocks and not self.report.goal.backend:
             every = len(group.blocks) == len(self.report.readiness)
             yield from self._field("blocks", "every back end" if every else ", ".join(group.blocks))
         yield from self._commands("now", _now(group.variants[0], group))
-        yield from self._commands("for good", _permanent(group.variants[0], group))
+        mend = fix_line(self.command, group.check)
+        yield from self._commands("for good", (mend,) if mend else _permanent(group.variants[0], group))
         if group.check.fix.action.value in ("reboot", "fabric-admin", "replace-hardware"):
             yield from self._field(
                 "needs",
@@ -260,20 +309,37 @@ class TextReport:
 
     def _unknown(self, group: Group) -> Iterator[Line]:
         yield from self._title(
-            self.marks["unknown"], "warn", group.check.title, fold(group.nodes), group.check.id
+            self.marks["unknown"], "warn", group.check.title, self._where(group.nodes), group.check.id
         )
         for index, (reason, nodes) in enumerate(group.reasons if self.verbose else group.reasons[:2]):
-            where = f" (on {fold(nodes)})" if len(group.reasons) > 1 and any(nodes) else ""
+            where = f" (on {self._where(nodes)})" if len(group.reasons) > 1 and any(nodes) else ""
             yield from self._field("unknown" if index == 0 else "", reason + where)
         if group.blocks and not self.report.goal.backend:
             yield from self._field("blocks", ", ".join(group.blocks))
-        yield from self._field("by hand", group.check.by_hand.splitlines()[0], "command")
+        if group.check.by_hand:
+            yield from self._field("by hand", first_line(group.check.by_hand), "command")
+
+    def _not_resolved(self, groups: list[Group]) -> Iterator[Line]:
+        """One value that the files lack leaves many checks of a launch open: each reason once."""
+        reasons: dict[str, list[str]] = {}
+        for group in groups:
+            for reason, _ in group.reasons:
+                reasons.setdefault(reason, []).append(group.check.id)
+        for reason, ids in sorted(reasons.items(), key=lambda item: -len(item[1]))[:_MAX_PROBLEMS]:
+            yield from self._title(
+                self.marks["unknown"], "warn", "Cannot tell", "", f"{_count(len(ids), 'check')}"
+            )
+            yield from self._field("unknown", reason)
+            more = f" and {len(ids) - 4} more" if len(ids) > 4 else ""
+            yield from self._field("checks", ", ".join(ids[:4]) + more)
+        if len(reasons) > _MAX_PROBLEMS:
+            yield from self._field("", f"and {len(reasons) - _MAX_PROBLEMS} more reasons (-v)", "dim")
 
     def _verbose(self, notes: list[Group], minor: list[Group], waived: list[Group]) -> Iterator[Line]:
         for group in notes:
             yield ()
             yield from self._title(
-                self.marks["info"], "dim", group.check.title, fold(group.nodes), group.check.id
+                self.marks["info"], "dim", group.check.title, self._where(group.nodes), group.check.id
             )
             for variant in group.variants:
                 for problem in variant.problems:
@@ -287,9 +353,14 @@ class TextReport:
         for group in waived:
             yield ()
             yield from self._title(
-                self.marks["info"], "dim", group.check.title, fold(group.nodes), group.check.id
+                self.marks["info"], "dim", group.check.title, self._where(group.nodes), group.check.id
             )
-            yield from self._field("waived", group.waived)
+            for variant in group.variants:
+                for problem in variant.problems:
+                    yield from self._field("found", _about(problem))
+            for reason, _ in group.reasons:
+                yield from self._field("unknown", reason)
+            yield from self._field("waived", waiver_text(group.waiver) if group.waiver else group.waived)
         skipped: dict[str, list[str]] = {}
         for group in group_findings(self.report, Status.SKIP):
             skipped.setdefault(group.reasons[0][0] if group.reasons else "", []).append(group.check.id)
@@ -308,7 +379,7 @@ class TextReport:
                 indent=0,
             )
 
-    def _categories(self, notes: list[Group], minor: list[Group]) -> Iterator[Line]:
+    def _categories(self, notes: list[Group], minor: list[Group], waived: list[Group]) -> Iterator[Line]:
         passed, other, skipped = [], [], 0
         for category, row in sorted(counts_by_category(self.report).items()):
             skipped += row.get(Status.SKIP, 0)
@@ -328,15 +399,32 @@ class TextReport:
             tail.append(f"{len(minor) - root} unknown (-v)")
         if notes:
             tail.append(f"{_count(len(notes), 'note')} (-v)")
-        waived = sum(1 for group in group_findings(self.report, Status.FAIL) if group.waived)
         if waived:
-            tail.append(f"{waived} waived")
+            tail.append(f"{len(waived)} waived")
         if passed:
             yield from self._wrapped(passed, "   ", "good")
         if other:
             yield from self._wrapped(other, "   ", "")
         if tail:
             yield from self._wrapped(tail, " · " if self.unicode else ", ", "dim")
+
+    def _waived(self, waived: list[Group]) -> Iterator[Line]:
+        """A line each: what is accepted is not forgotten."""
+        shown = waived if self.verbose else waived[:_MAX_WAIVED]
+        for index, group in enumerate(shown):
+            where = f" on {sanitize(self._where(group.nodes), 60)}" if self.several and group.nodes else ""
+            text = waiver_text(group.waiver) if group.waiver else group.waived
+            yield from self._field(
+                "waived" if index == 0 else "",
+                f"{group.check.id}{where}: {text}",
+                "dim",
+                indent=0,
+                label_width=11,
+            )
+        if len(waived) > len(shown):
+            yield from self._field(
+                "", f"and {len(waived) - len(shown)} more (-v)", "dim", indent=0, label_width=11
+            )
 
     def _readiness(self) -> Iterator[Line]:
         report = self.report
@@ -352,12 +440,17 @@ class TextReport:
             yield from self._field(
                 "ready", ", ".join(r.backend for r in ready) + where, "good", indent=0, label_width=11
             )
+            accepted = list(dict.fromkeys(check for r in ready for check in r.waived))
+            if accepted:
+                yield from self._field(
+                    "", f"but for what is waived: {', '.join(accepted)}", "warn", indent=0, label_width=11
+                )
         for r in partly:
-            rest = fold([*r.not_ready, *r.unknown])
-            why = f" ({', '.join(r.because[:2])})" if r.because else ""
+            rest = self._where([*r.not_ready, *r.unknown])
+            why = f" ({', '.join(r.because[:2])})" if r.because else "" if r.unknown else " (no GPU there)"
             yield from self._field(
                 "partly",
-                f"{r.backend} on {fold(r.ready)}, not on {rest}{why}",
+                f"{r.backend} on {self._where(r.ready)}, not on {rest}{why}",
                 "warn",
                 indent=0,
                 label_width=11,
@@ -368,7 +461,8 @@ class TextReport:
                 folded.setdefault(r.because, []).append(r.backend)
             for because, names in folded.items():
                 more = f" and {len(because) - 3} more" if len(because) > 3 else ""
-                why = f" because of {', '.join(because[:3])}{more}" if because else ""
+                why = f" because of {', '.join(because[:3])}{more}" if because else ": no GPU on these nodes"
+                why = why if because or label == "not ready" else ""
                 yield from self._field(label, ", ".join(names) + why, style, indent=0, label_width=11)
         serve = next((r.backend for r in ready), "")
         if serve:
@@ -431,14 +525,22 @@ class TextReport:
 
 def _now(variant: Variant, group: Group) -> tuple[str, ...]:
     own = tuple(dict.fromkeys(command for problem in variant.problems for command in problem.now))
+    if group.check.scope == "launch" and not own:
+        from epdoctor.report.next_step import edit_command
+
+        places = [
+            p.location for p in variant.problems if p.location and p.location.line and p.location.path != "--"
+        ]
+        own = tuple(dict.fromkeys(edit_command(place) for place in places))[:_MAX_PROBLEMS]
     return own or group.check.fix.now
 
 
 def _about(problem: Problem) -> str:
-    """What was found, and on what where the text itself does not say."""
-    if problem.subject and problem.subject not in problem.found:
-        return f"{problem.subject}: {problem.found}"
-    return problem.found
+    """What was found, and where and on what if the text itself does not say."""
+    text = problem.found
+    if problem.subject and problem.subject not in text:
+        text = f"{problem.subject}: {text}"
+    return f"{problem.location}: {text}" if problem.location else text
 
 
 def _permanent(variant: Variant, group: Group) -> tuple[str, ...]:

@@ -107,6 +107,8 @@ _NVLSM_GPUS = ("B200", "B300")
 def _switched_with_manager(node: Node) -> str:
     """The Fabric Manager's version where this node's GPUs sit on NVSwitches."""
     manager = node.fabric_manager
+    if not manager.asked:
+        raise NotApplicable("no dpkg here, and rpm is not asked (it may write beside its database)")
     if not manager.version:
         raise NotApplicable("no Fabric Manager on this node")
     if all(require(gpu.fabric).state == "not supported" for gpu in node.gpu.gpus):

@@ -1,6 +1,6 @@
 """The yardstick for layers 5b: a plain torch loop of all-to-all, without anything of ours. One node.
 
-    python tests/bench/gpu_by_hand.py
+python tests/bench/gpu_by_hand.py
 """
 
 import statistics
@@ -32,7 +32,9 @@ def work(rank: int, world: int) -> None:
         times.append((time.perf_counter() - begin) / 20)
     if rank == 0:
         seconds = statistics.median(times)
-        print(f"all-to-all 64 MiB by hand: {BYTES * (world - 1) / world / seconds / 1e9:.1f} GB/s", flush=True)
+        print(
+            f"all-to-all 64 MiB by hand: {BYTES * (world - 1) / world / seconds / 1e9:.1f} GB/s", flush=True
+        )
     dist.destroy_process_group()
 
 

@@ -43,8 +43,9 @@ class Contestant:
 
 
 def _unchanged(text: str) -> int:
-    """Nodes of a play recap on which nothing was changed and nothing failed."""
-    return sum(found[1:] == ("0", "0", "0") for found in _RECAP.findall(text))
+    """Nodes on which nothing was changed and nothing failed, by the recap of every playbook."""
+    rows = _RECAP.findall(text)
+    return len({row[0] for row in rows} - {row[0] for row in rows if row[1:] != ("0", "0", "0")})
 
 
 def _right(text: str) -> int:

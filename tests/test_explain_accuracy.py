@@ -12,7 +12,8 @@ from tests.explain.cases import FILES, cases, tally
 
 @pytest.mark.parametrize("name", FILES)
 def test_right_often_enough(name: str) -> None:
-    counts, wrong = tally(list(cases(name)))
+    # Every third of the many fresh texts: all of them take a quarter of a minute (python -m tests.explain.accuracy).
+    counts, wrong = tally(list(cases(name))[:: 3 if name == "fresh" else 1])
     shown = [f"{case.id} {case.form} {sorted(case.right)}" for case in wrong]
     assert counts.first >= 0.90 * counts.positives, shown
     assert counts.among_three >= 0.97 * counts.positives, shown

@@ -286,8 +286,11 @@ def test_screen_says_which_nodes_are_missing_and_what_to_type(ward: Ward) -> Non
         assert name in text
         if expected.hint.startswith("^ssh"):
             assert ward.after.nodes[name]["hint"] in text
-    partly = text[text.index("partly allgather_reducescatter") :].partition(" (")[0]
-    assert set(MISSED) <= set(re.split(r"[ ,]+", partly)), "a name is broken where its line is"
+    # The nodes that were missed have a line each above; here so many of them are counted.
+    partly = text[text.index("partly allgather_reducescatter") :]
+    assert re.match(r"partly allgather_reducescatter on [^(]{1,80}, not on \S+ and \d+ more \(", partly), (
+        partly[:200]
+    )
     assert ward.after.rc in (1, 3)
 
 

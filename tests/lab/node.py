@@ -232,8 +232,15 @@ class NetnsNode:
         """
         if what == "all":
             os.kill(self._listener(), signal.SIGSTOP)
-        for process in self.processes():
-            os.kill(process.pid, signal.SIGSTOP)
+        stopped = [process.pid for process in self.processes()]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        # kill() returns before a process that runs on another core has stopped.
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and any(
+            process.state == "R" for process in self.processes() if process.pid in stopped
+        ):
+            time.sleep(0.01)
 
     def thaw(self) -> None:
         """Let everything that was frozen go on."""

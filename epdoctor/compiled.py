@@ -70,7 +70,7 @@ def load_compiled(kind: str, folders: list[Path], compile_yaml: Callable[[], Any
         pass
     fresh = compile_yaml()
     try:
-        from epdoctor.collect.record import replace_file
+        from epdoctor.atomic_file import replace_file
 
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps({"key": key, "value": fresh}, separators=(",", ":")).encode())

@@ -323,7 +323,7 @@ def _end_line(last: yaml.Node, lines: list[str]) -> int:
 
 def add_waiver(path: Path, waiver: Waiver, checks: Mapping[str, Check], today: date) -> None:
     """Write the entry into the file, replaced at once or not at all. Raises WaiverError."""
-    from epdoctor.collect.record import replace_file
+    from epdoctor.atomic_file import replace_file
 
     try:
         text = path.read_text(encoding="utf-8") if path.exists() else ""

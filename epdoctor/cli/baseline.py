@@ -88,7 +88,7 @@ def save_command(from_: Path | None, output: Path, **values: Any) -> int:
         raise EpdoctorError(
             "no node was reached: no baseline was written" + "".join(f"; {m}" for m in missed[:3])
         )
-    from epdoctor.collect.record import replace_file
+    from epdoctor.atomic_file import replace_file
 
     content = baseline_text(facts, source=source, collected_at=when)
     try:

@@ -175,7 +175,7 @@ def _write(output: Output, a: Side, b: Side, found: Difference, verbose: bool, f
         first=first,
     )
     if path:
-        from epdoctor.collect.record import replace_file
+        from epdoctor.atomic_file import replace_file
 
         content = render_diff_json(a, b, found) if output.format == "json" else text.plain()
         try:

@@ -199,7 +199,7 @@ def _write(answer: Explanation, format_: str, path: str, verbose: bool) -> None:
     if not path:
         sys.stdout.write(content)
         return
-    from epdoctor.collect.record import replace_file
+    from epdoctor.atomic_file import replace_file
 
     try:
         replace_file(Path(path), content.encode("utf-8", "backslashreplace"))

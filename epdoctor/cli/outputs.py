@@ -208,29 +208,16 @@ def _to_file(path: str, pieces: Iterable[str]) -> int:
             with open(real, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a string
                 file.writelines(pieces)
         else:
-            _replace(real, pieces)
+            from pathlib import Path
+
+            from epdoctor.atomic_file import replace_file
+
+            replace_file(Path(real), (piece.encode("utf-8", "backslashreplace") for piece in pieces))
     except OSError as error:
         kept = "; the old file is as it was" if os.path.lexists(path) else ""
         click.echo(f"epdoctor: {_shown(path)}: {error.strerror or error}{kept}", err=True)
         return 1
     return 0
-
-
-def _replace(real: str, pieces: Iterable[str]) -> None:
-    """In pieces to a file beside it, then in its place at once."""
-    folder, name = os.path.split(real)
-    handle, temporary = tempfile.mkstemp(prefix=f".{name[:40]}.", dir=folder)
-    try:
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:  # noqa: PTH123 - a descriptor
-            file.writelines(pieces)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # noqa: PTH101 - mkstemp gave a name, not a Path
-        os.replace(temporary, real)  # noqa: PTH105 - likewise
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108 - likewise
-        raise
 
 
 def _to_screen(format_: str, report: Report, verbose: bool) -> int:

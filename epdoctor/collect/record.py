@@ -14,13 +14,13 @@ import json
 import os
 import re
 import tarfile
-import tempfile
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from epdoctor import __version__
+from epdoctor.atomic_file import replace_file
 from epdoctor.collect.redact import HostHasher, may_hold_secrets, redact
 from epdoctor.exceptions import RecordError
 from epdoctor.facts.base import CollectOptions, Source
@@ -269,21 +269,6 @@ def _save_archive(path: Path, members: list[tuple[str, dict[str, Any]]]) -> None
             info.mtime = int(datetime.datetime.now(datetime.timezone.utc).timestamp())
             archive.addfile(info, io.BytesIO(raw))
     replace_file(path, buffer.getvalue())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Atomic: the old file stays whole until the new one is."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:40]}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # noqa: PTH101 - mkstemp gave a name, not a Path
-        os.replace(temporary, path)  # noqa: PTH105 - likewise
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 # ---------------------------------------------------------------- from disk

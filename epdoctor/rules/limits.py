@@ -13,7 +13,7 @@ from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import Node
 from epdoctor.facts.base import require
 from epdoctor.facts.container import CAP_IPC_LOCK, has_capability
-from epdoctor.facts.limits import limit_text, session_limit
+from epdoctor.facts.limits import LimitValue, limit_text, session_limit
 from epdoctor.facts.processes import Process
 from epdoctor.facts.system import version_numbers
 from epdoctor.model import Problem, Severity
@@ -137,6 +137,23 @@ def _runtimes(node: Node) -> dict[str, Process]:
     return found
 
 
+def low_memlock(process: Process, soft: int, unit: str, written: LimitValue | None) -> Problem:
+    """A daemon hands a limit of `soft` bytes on; `written` is what its unit's files say."""
+    pending = written is not None and written.pair[0] is None
+    note = f" ({PENDING})" if pending else ""
+    return Problem(
+        f"{limit_text(soft)} in {unit}{note}",
+        "unlimited",
+        (
+            f"/proc/{process.pid}/limits of {process.comm}: Max locked memory {soft}",
+            written.source if written else f"{unit}: no LimitMEMLOCK",
+        ),
+        now=memlock_drop_in(unit)[-1:] if pending else memlock_drop_in(unit),
+        permanent=memlock_drop_in(unit)[:-1],
+        subject=unit,
+    )
+
+
 @node_rule
 def memlock_runtimes(node: Node) -> Iterator[Problem]:
     """Container runtimes hand an unlimited locked-memory limit to the containers that ask for none."""
@@ -148,19 +165,7 @@ def memlock_runtimes(node: Node) -> Iterator[Problem]:
             continue
         unit = unit_of(process, name)
         written = node.limits.units.get(unit.removesuffix(".service"))
-        pending = written is not None and written.pair[0] is None
-        note = f" ({PENDING})" if pending else ""
-        yield Problem(
-            f"{limit_text(soft)} in {unit}{note}",
-            "unlimited",
-            (
-                f"/proc/{process.pid}/limits of {process.comm}: Max locked memory {soft}",
-                written.source if written else f"{unit}: no LimitMEMLOCK",
-            ),
-            now=memlock_drop_in(unit)[-1:] if pending else memlock_drop_in(unit),
-            permanent=memlock_drop_in(unit)[:-1],
-            subject=unit,
-        )
+        yield low_memlock(process, soft, unit, written)
 
 
 @node_rule

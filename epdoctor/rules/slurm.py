@@ -9,7 +9,7 @@ from epdoctor.facts import Node
 from epdoctor.facts.limits import limit_text, session_limit
 from epdoctor.model import Problem, Severity
 from epdoctor.rules import NotApplicable, need, node_rule
-from epdoctor.rules.limits import PENDING, memlock_drop_in, memlock_of, unit_of
+from epdoctor.rules.limits import low_memlock, memlock_of, unit_of
 
 
 @need("slurm")
@@ -37,21 +37,8 @@ def slurm_memlock(node: Node) -> Iterator[Problem]:
         raise NotApplicable("slurmd does not run here")
     soft = memlock_of(slurmd)
     unit = unit_of(slurmd, "slurmd")
-    written = node.limits.units.get("slurmd")
     if soft is not None:
-        pending = written is not None and written.pair[0] is None
-        note = f" ({PENDING})" if pending else ""
-        yield Problem(
-            f"{limit_text(soft)} in {unit}{note}",
-            "unlimited",
-            (
-                f"/proc/{slurmd.pid}/limits of slurmd: Max locked memory {soft}",
-                written.source if written else f"{unit}: no LimitMEMLOCK",
-            ),
-            now=memlock_drop_in(unit)[-1:] if pending else memlock_drop_in(unit),
-            permanent=memlock_drop_in(unit)[:-1],
-            subject=unit,
-        )
+        yield low_memlock(slurmd, soft, unit, node.limits.units.get("slurmd"))
         return
     _config(node)
     if not node.slurm.propagates_memlock():

@@ -48,6 +48,12 @@ def off(got, want):
     return float((got - want).norm() / want.norm())
 
 
+def tell(what, mode, us, moved, right, error):
+    """One timed call that moved so many bytes."""
+    gb_s = round(moved / us / 1e3, 1)
+    say(what=what, mode=mode, us=round(us, 1), gb_s=gb_s, right=right, error=error)
+
+
 def agreed(right):
     """Whether every rank says so."""
     flag = torch.tensor([1 if right else 0], device="cuda")
@@ -102,28 +108,12 @@ if "normal" in PARAMS["modes"]:
     back, _, _ = buffer.combine(received, handle)
     copies = in_rank.sum(dim=1, keepdim=True)
     error = off(back, x.float() * copies)
-    sizes = torch.tensor([received.shape[0]], device="cuda")
-    dist.all_reduce(sizes, op=dist.ReduceOp.MAX)
     moved = int(received.numel() * 2)
     us = timed(lambda: buffer.dispatch(x, handle=handle))
     right = agreed(error < 1e-2)
-    say(
-        what="dispatch",
-        mode="normal",
-        us=round(us, 1),
-        gb_s=round(moved / us / 1e3, 1),
-        right=right,
-        error=error,
-    )
+    tell("dispatch", "normal", us, moved, right, error)
     us = timed(lambda: buffer.combine(received, handle))
-    say(
-        what="combine",
-        mode="normal",
-        us=round(us, 1),
-        gb_s=round(moved / us / 1e3, 1),
-        right=right,
-        error=error,
-    )
+    tell("combine", "normal", us, moved, right, error)
     del buffer, received, back, handle
 
 if "low-latency" in PARAMS["modes"]:
@@ -149,23 +139,9 @@ if "low-latency" in PARAMS["modes"]:
     right = agreed(error < 1e-2)
     us = timed(dispatch_low)
     moved = limit * TOP * HIDDEN * 2
-    say(
-        what="dispatch",
-        mode="low-latency",
-        us=round(us, 1),
-        gb_s=round(moved / us / 1e3, 1),
-        right=right,
-        error=error,
-    )
+    tell("dispatch", "low-latency", us, moved, right, error)
     received, count, handle, _, _ = dispatch_low()
     us = timed(lambda: buffer.low_latency_combine(received, index, weights, handle))
-    say(
-        what="combine",
-        mode="low-latency",
-        us=round(us, 1),
-        gb_s=round(moved / us / 1e3, 1),
-        right=right,
-        error=error,
-    )
+    tell("combine", "low-latency", us, moved, right, error)
     del buffer
 dist.destroy_process_group()

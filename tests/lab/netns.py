@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.life import PREFIX, Lab, inventory_text, owner_is_gone, write_access
+from tests.lab.life import PREFIX, owner_is_gone, write_access
 from tests.lab.node import FREEZER, NetnsNode
 from tests.lab.requirements import LabError, missing, namespaces_refused
 from tests.lab.skeleton import host_key_line, make_key, write_skeleton
+from tests.lab.ssh_fleet import SshFleet
 
 PROGRAMS = (
     ("ip", "iproute2"),
@@ -55,7 +56,7 @@ def address_of(index: int) -> str:
     return f"10.99.{index // 250}.{index % 250 + 2}"
 
 
-class NetnsFleet(Lab):
+class NetnsFleet(SshFleet[NetnsNode]):
     """``count`` SSH nodes behind a bridge that only the hub namespace reaches.
 
     Use it as a context manager, or call start() and stop(). Start it from a thread that
@@ -80,12 +81,11 @@ class NetnsFleet(Lab):
         super().__init__()
         self._id = f"{PREFIX}-{os.getpid()}-{next(_SERIAL)}"
         self.hub = f"{self._id}-hub"
-        """Name of the network namespace from which the nodes are reached."""
         self._writable, self._pam, self._size, self._max_startups = writable, pam, size, max_startups
         self._options = dict(options or {})
         self._started: list[subprocess.Popen[bytes]] = []
         width = max(2, len(str(count)))
-        self.nodes: tuple[NetnsNode, ...] = tuple(
+        self.nodes = tuple(
             NetnsNode(
                 f"{prefix}{index:0{width}d}",
                 address_of(index),
@@ -97,70 +97,6 @@ class NetnsFleet(Lab):
             for index in range(1, count + 1)
         )
 
-    # --- what a test uses -----------------------------------------------
-
-    @property
-    def inventory(self) -> Path:
-        """Ansible inventory; group ``nodes``, logging in as root."""
-        return self.dir / "inventory.ini"
-
-    @property
-    def known_hosts(self) -> Path:
-        """Host keys of all nodes by name and address."""
-        return self.dir / "known_hosts"
-
-    @property
-    def ssh_config(self) -> Path:
-        """For ``ssh -F``: names, key, known_hosts, strict checking."""
-        return self.dir / "ssh_config"
-
-    @property
-    def key(self) -> Path:
-        """Private key that root, admin and operator of every node accept."""
-        return self.dir / "id_ed25519"
-
-    @property
-    def exec_prefix(self) -> list[str]:
-        """Words before a command so that it runs where the nodes can be reached."""
-        return ["ip", "netns", "exec", self.hub]
-
-    def __getitem__(self, name: str) -> NetnsNode:
-        """The node of this name. Raises KeyError."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout: float = 120,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command of this machine where the nodes can be reached; never raises for its rc."""
-        return subprocess.run(
-            [*self.exec_prefix, *argv],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env=None if env is None else dict(env),
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-        )
-
-    def ssh(
-        self, node: NetnsNode, *command: str, user: str = "root", connect_timeout_s: int = 5
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command over OpenSSH; never raises for its rc."""
-        options = ["-F", str(self.ssh_config), "-o", f"ConnectTimeout={connect_timeout_s}"]
-        return self.run(["ssh", *options, f"{user}@{node.name}", *command])
-
-    def inventory_text(self, *, user: str = "root", host_vars: Mapping[str, str] | None = None) -> str:
-        """Text of an inventory.ini for another user, or with more words on a host's line."""
-        return inventory_text(self.dir, self._hosts(), user=user, host_vars=host_vars)
-
     # --- inner ----------------------------------------------------------
 
     def _unavailable(self) -> str | None:
@@ -168,9 +104,6 @@ class NetnsFleet(Lab):
 
     def _sweep(self) -> None:
         sweep()
-
-    def _hosts(self) -> dict[str, str]:
-        return {node.name: node.address for node in self.nodes}
 
     def _start(self) -> None:
         self.dir.chmod(0o711)  # a node's users look nothing up here; ssh wants the key private

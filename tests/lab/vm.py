@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.lab.life import PREFIX, Lab, inventory_text, owner_is_gone, write_access
+from tests.lab.life import PREFIX, owner_is_gone, write_access
 from tests.lab.requirements import LabError, missing, namespaces_refused
 from tests.lab.skeleton import host_key_line
+from tests.lab.ssh_fleet import SshFleet
 from tests.lab.vm_image import image_dir, locked, mac, machine_disk
 from tests.lab.vm_machine import CLEAN, VirtualMachine, qemu_argv
 
@@ -48,7 +49,7 @@ def _run(argv: Sequence[str], text: str | None = None) -> None:
         raise LabError(f"{' '.join(argv)}: {done.stderr.strip()[-800:]}")
 
 
-class VmFleet(Lab):
+class VmFleet(SshFleet[VirtualMachine]):
     """``count`` machines, vm1 and up, on two networks that only the hub namespace reaches.
 
     The first fleet of a machine builds the image, boots and keeps the booted state (two minutes);
@@ -56,74 +57,20 @@ class VmFleet(Lab):
     Nothing sends outside the hub namespace.
     """
 
+    # An emulated machine takes its time.
+    run_timeout_s = 180.0
+    connect_timeout_s = 20
+
     def __init__(self, count: int = 2, *, memory_mib: int = 768) -> None:
         super().__init__()
         if not 1 <= count <= MAX_MACHINES:
             raise LabError(f"1 to {MAX_MACHINES} machines, not {count}")
         self._count, self._memory_mib = count, memory_mib
         self.hub = f"{PREFIX}-{os.getpid()}-{next(_SERIAL)}v"
-        """Name of the network namespace from which the machines are reached."""
-        self.nodes: tuple[VirtualMachine, ...] = ()
+        self.nodes = ()
         self._ntp: subprocess.Popen[bytes] | None = None
 
     # --- what a test uses -----------------------------------------------
-
-    @property
-    def inventory(self) -> Path:
-        """Ansible inventory; group ``nodes``, logging in as root."""
-        return self.dir / "inventory.ini"
-
-    @property
-    def known_hosts(self) -> Path:
-        """Host keys of all machines by name and address."""
-        return self.dir / "known_hosts"
-
-    @property
-    def ssh_config(self) -> Path:
-        """For ``ssh -F``: names, key, known_hosts, strict checking."""
-        return self.dir / "ssh_config"
-
-    @property
-    def key(self) -> Path:
-        """Private key that root and tester of every machine accept."""
-        return self.dir / "id_ed25519"
-
-    @property
-    def exec_prefix(self) -> list[str]:
-        """Words before a command so that it runs where the machines can be reached."""
-        return ["ip", "netns", "exec", self.hub]
-
-    def __getitem__(self, name: str) -> VirtualMachine:
-        """The machine of this name. Raises KeyError."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        timeout: float = 180,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command of this machine where the machines can be reached; never raises for its rc."""
-        return subprocess.run(
-            [*self.exec_prefix, *argv], capture_output=True, text=True, timeout=timeout,
-            env=None if env is None else dict(env), cwd=cwd, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-
-    def ssh(
-        self, node: VirtualMachine, *command: str, user: str = "root", connect_timeout_s: int = 20
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command over OpenSSH; never raises for its rc."""
-        options = ["-F", str(self.ssh_config), "-o", f"ConnectTimeout={connect_timeout_s}"]
-        return self.run(["ssh", *options, f"{user}@{node.name}", *command])
-
-    def inventory_text(self, *, user: str = "root", host_vars: Mapping[str, str] | None = None) -> str:
-        """Text of an inventory.ini for another user, or with more words on a host's line."""
-        return inventory_text(self.dir, self._hosts(), user=user, host_vars=host_vars)
 
     @classmethod
     def attached(cls, count: int, folder: Path, hub: str) -> "VmFleet":
@@ -147,9 +94,6 @@ class VmFleet(Lab):
         for name in _namespaces():
             if owner_is_gone(name) and name.endswith("v"):
                 subprocess.run(["ip", "netns", "del", name], capture_output=True)
-
-    def _hosts(self) -> dict[str, str]:
-        return {node.name: node.address for node in self.nodes}
 
     def _each(self, call: Callable[[VirtualMachine], None]) -> None:
         with ThreadPoolExecutor(max_workers=MAX_MACHINES) as pool:

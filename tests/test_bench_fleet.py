@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from tests.lab.node import NetnsNode
 
 pytestmark = pytest.mark.fleet
 
+# By its interpreter: the environment that runs the tests need not be on the path.
+EPDOCTOR = [sys.executable, "-m", "epdoctor"]
 DROP = "table ip t {{\n chain c {{\n  type filter hook input priority 0;\n  {rule}\n }}\n}}\n"
 
 
 def bench(fleet: NetnsFleet, *words: str) -> tuple[int, dict[str, Any]]:
     done = fleet.run(
-        ["epdoctor", "bench", "-i", str(fleet.inventory), "--no-state", "--format", "json", *words]
+        [*EPDOCTOR, "bench", "-i", str(fleet.inventory), "--no-state", "--format", "json", *words]
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -104,7 +107,7 @@ def test_nothing_stays_when_the_ladder_is_cut_off(make_fleet: Any, number: signa
     fleet = make_fleet(4)
     for node in fleet.nodes:
         firewall(node, "tcp dport 29550 drop")  # so that the layer takes its five seconds
-    argv = [*fleet.exec_prefix, "epdoctor", "bench", "-i", str(fleet.inventory), "--no-state"]
+    argv = [*fleet.exec_prefix, *EPDOCTOR, "bench", "-i", str(fleet.inventory), "--no-state"]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert until(lambda: len(workers(fleet)) >= 4, 60)
     time.sleep(0.5)
@@ -121,6 +124,6 @@ def test_bad_words_end_before_any_node_is_touched(fleet: NetnsFleet, tmp_path: P
         (["--pairs", "every"], "ring, full"),
         (["--budget", "soon"], "not a time"),
     ):
-        done = fleet.run(["epdoctor", "bench", "-i", str(fleet.inventory), *words])
+        done = fleet.run([*EPDOCTOR, "bench", "-i", str(fleet.inventory), *words])
         assert done.returncode == 2
         assert said in done.stderr

@@ -90,7 +90,7 @@ def check(fleet: VmFleet, doctor: Doctor, user: str = "root", *words: str) -> tu
 def healthy(fleet: VmFleet, doctor: Doctor, user: str = "root", *words: str) -> Detection:
     """Check a lab without a fault."""
     done, seconds = check(fleet, doctor, user, *words)
-    return _judge(None, "", done, seconds)
+    return _judge(None, "", done, seconds, user if "--become" not in words else "root")
 
 
 def clean(fleet: VmFleet, after: Fault | None) -> None:
@@ -109,7 +109,7 @@ def detect(fleet: VmFleet, doctor: Doctor, fault: Fault) -> Detection:
         for node in fleet.nodes if fault.everywhere else (victim,):
             fault.apply(node)
         done, seconds = check(fleet, doctor, fault.user)
-    result = _judge(fault, victim.name, done, seconds)
+    result = _judge(fault, victim.name, done, seconds, fault.user)
     if not fault.tool:
         return result
     _, printed = vm_tools.between(fleet["vm1"], victim, fault.tool, user=fault.user)
@@ -131,7 +131,7 @@ def _in_the_middle(
     return done, time.monotonic() - began
 
 
-def _judge(fault: Fault | None, victim: str, done: Done, seconds: float) -> Detection:
+def _judge(fault: Fault | None, victim: str, done: Done, seconds: float, user: str) -> Detection:
     failed = {(check, node) for check, node in done.failed() if check not in HEALTHY}
     blind = {
         (finding["id"], node)
@@ -148,10 +148,9 @@ def _judge(fault: Fault | None, victim: str, done: Done, seconds: float) -> Dete
     if fault is not None and fault.unreachable:
         (found if victim in unreached else missed).append("node not reached")
         unreached.discard(victim)
+        blind = {(check, node) for check, node in blind if node != victim}  # nothing can be known of it
     false = failed - wanted - follows
-    if (
-        fault is None or fault.user == "root"
-    ):  # without root some things cannot be seen: a line of the report says so
+    if user == "root":  # without root some things cannot be seen: a line of the report says so
         false |= blind - wanted_blind - follows
     return Detection(
         fault,

@@ -78,8 +78,16 @@ def suspects(measurements: Sequence[Measurement], limit: int = 5) -> list[Suspec
 def suspects_of_failed_kinds(measurements: Sequence[Measurement]) -> list[Suspect]:
     """As suspects(), by measurements of a kind of which one failed: that a rail can be opened does not clear it of
     carrying nothing."""
-    kinds = {one.what for one in measurements if one.status is Status.FAIL}
-    return suspects([one for one in measurements if one.what in kinds])
+    failing = [one for one in measurements if one.status is Status.FAIL]
+    kinds = {one.what for one in failing}
+    found = suspects([one for one in measurements if one.what in kinds])
+    if not found and len({one.a for one in measurements}) > 1:
+        # Measured on the broken node alone: that it has no RDMA device where others have one.
+        alone = [one for one in failing if not one.b]
+        names = dict.fromkeys(one.a for one in alone)
+        counts = {name: sum(one.a == name for one in alone) for name in names}
+        return [_suspect(("node", name), count, count) for name, count in counts.items()]
+    return found
 
 
 def _suspect(key: Key, failing: int, of: int) -> Suspect:

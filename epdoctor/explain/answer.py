@@ -14,6 +14,7 @@ from epdoctor.explain.guards import (
     is_bare_name,
     is_healthy,
     is_program_output,
+    is_told,
     says_all_is_well,
     tells_of_trouble,
     without_healthy,
@@ -31,6 +32,9 @@ TYPED_NAMES = 0.50
 """Typed words name a cause from this score on."""
 TYPED_NAMES_LONG = 0.34
 """The same for a text of many words, where one cause stands out: a long description is never covered in full."""
+TYPED_NAMES_TOLD, TYPED_NAMES_TOLD_CLOSE = 0.18, 0.26
+"""The same for a fault told in sentences: where one cause stands out, and where two are close."""
+_TOLD_WORDS = 9
 TYPED_NAMES_PROGRAM = 0.74
 """The same for a program's own line that no signature matched: most such lines are other errors."""
 LINE_NAMES = 0.72
@@ -214,6 +218,9 @@ def _needed(text: str, words: int, nearest: list[Typed]) -> float:
     """The score from which typed words name a cause."""
     if is_program_output(text):
         return TYPED_NAMES_PROGRAM if tells_of_trouble(text) else _NEVER
+    if words >= _TOLD_WORDS and is_told(text):
+        close = len(nearest) > 1 and nearest[0].score < 1.15 * nearest[1].score
+        return TYPED_NAMES_TOLD_CLOSE if close else TYPED_NAMES_TOLD
     if len(nearest) > 1 and nearest[0].score < 1.2 * nearest[1].score:
         return TYPED_NAMES
     share = min(1.0, max(0.0, (words - 6) / 8))

@@ -14,8 +14,14 @@ _SYMPTOM = re.compile(
     r"|unable|denied|refus|time[sd]? ?-?out"
     r"|invalid|missing|mismatch|differ|hang|hung|stuck|kill|dead|\bdie[sd]?\b|dying|lost|los[et]|broke|break|corrupt|exceed|exhaust|too "
     r"|slow|wrong|bad\b|drop|down\b|unknown|undefined|un(available|supported|expected|reachable)|fall|fell|gone|conflict"
-    r"|collision|leak|reset|block|reject|garbage|oom\b|out of|instead|without|only|xid|stale|empty|old\b|full\b|already"
+    r"|collision|forg[eo]t|leak|reset|block|reject|garbage|oom\b|out of|instead|without|only|xid|stale|empty|old\b|full\b|already"
 )
+_ASKS_HOW = re.compile(r"(?i)^\W{0,3}(how|what|whats|which)\b[^?]{0,400}\?")
+_FAULT = re.compile(
+    r"(?i)error|fail|fault|exception|abort|crash|cannot|\bcan ?not|\b(wo|ca|does|did|is)n['\u2019`]?t\b|unable|denied|refus|time[sd]? ?-?out"
+    r"|invalid|missing|mismatch|hang|hung|stuck|kill|dead|\bdie[sd]?\b|lost|broke|corrupt|slow|wrong|garbage|oom\b|out of|xid"
+)
+"""The clearer ones: "how many ...? not deployed yet" tells of none."""
 _PROGRAM = re.compile(
     r"(?m)^\W{0,3}[\w.]{0,80}(Error|Exception|Warning)(:|\W{0,3}$)"
     r"|^\W{0,3}(INFO|WARN(ING)?|ERROR|DEBUG)\b|\b(NCCL|NVSHMEM|NIXL|UCX) +(INFO|WARN|ERROR|DEBUG|DIAG|TRACE)\b|\bINFO\b.{0,40}\["
@@ -41,6 +47,15 @@ _ZERO = re.compile(
     r"\s{0,3}[:= ]\s{0,3}0\b(?![.,]\d)|\bno (errors?|failures?|faults?|problems?|issues?)( (found|detected|reported|seen))?\b"
 )
 """The same within a line."""
+_TELLS = frozenset(
+    "we our my i im ive me us but still now again fine ok works worked same after since why everything nothing never only"
+    " just other another one both every when until then says say said gives got get goes does did want wants need tried"
+    " thats its cant wont doesnt isnt dont didnt so because bc w pls thx ours they yesterday today before although even"
+    " somehow suddenly sometimes always old new which what how should am have has had without too there here".split()
+)
+"""Words that people use when they tell something, and programs hardly ever print."""
+_TOLD_WORDS = 2
+_WORD = re.compile(r"[a-z'\u2019]{1,30}")
 _LETTERS = re.compile(r"[A-Za-z]{3}")
 _ONLY_NAME = re.compile(r"^\W{0,3}[\w.]{0,80}(Error|Exception|Warning|Interrupt|Exit)\W{0,3}$")
 
@@ -48,7 +63,11 @@ _ONLY_NAME = re.compile(r"^\W{0,3}[\w.]{0,80}(Error|Exception|Warning|Interrupt|
 def asks_only(text: str) -> bool:
     """A question that tells of no fault: nothing is wrong yet, so no cause is named."""
     plain = text.strip()
-    return "\n" not in plain and bool(_ASKS.search(plain[:600])) and not _SYMPTOM.search(plain[:2000])
+    if "\n" in plain:
+        return False
+    if _ASKS_HOW.search(plain[:600]):
+        return not _FAULT.search(plain[:2000])
+    return bool(_ASKS.search(plain[:600])) and not _SYMPTOM.search(plain[:2000])
 
 
 def is_program_output(text: str) -> bool:
@@ -80,6 +99,14 @@ def without_healthy(text: str) -> str:
     """The text without the lines that say a fault is absent."""
     lines = (line for line in text.splitlines() if not is_healthy(line.rstrip()))
     return _ZERO.sub(" ", "\n".join(lines))
+
+
+def is_told(text: str) -> bool:
+    """A person's account of a fault, in sentences: a long one is never covered in full by what a cause knows."""
+    if is_program_output(text) or not tells_of_trouble(text):
+        return False
+    words = {word.replace("'", "").replace("\u2019", "") for word in _WORD.findall(text[:2000].lower())}
+    return len(words & _TELLS) >= _TOLD_WORDS
 
 
 def has_words(text: str) -> bool:

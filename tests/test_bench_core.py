@@ -1,6 +1,5 @@
 """The ladder without a network: pairs, suspects, expectations, layers, the worker's protocol, the report."""
 
-import json
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from epdoctor.collect.targets import Target, this_machine
 from epdoctor.exceptions import CatalogError, UsageError
 from epdoctor.model import Status
 from epdoctor.report.bench_text import head_line, layer_lines
+from tests.bench_records import recorded
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 OPS = REPOSITORY / "epdoctor" / "bench" / "ops"
@@ -316,21 +316,8 @@ def test_node_side_files_are_python_3_6() -> None:
 # ---------------------------------------------------------------- report
 
 
-def recorded() -> list[LayerResult]:
-    """What two H200 gave (tests/records/bench/h200x2.json)."""
-    data = json.loads((REPOSITORY / "tests/records/bench/h200x2.json").read_text())
-    found = []
-    for layer in data["layers"]:
-        measurements = [
-            Measurement(**{**m, "status": Status(m["status"])}) for m in layer.pop("measurements")
-        ]
-        status = Status(layer.pop("status"))
-        found.append(LayerResult(**layer, status=status, measurements=measurements))
-    return found
-
-
 def test_the_recorded_run_reads_well() -> None:
-    done = recorded()
+    done = recorded("h200x2").layers
     text = "\n".join(line for layer in done for line in layer_lines(layer))
     assert "2 directions" in text
     assert "DeepEP dispatch and combine" in text
@@ -342,7 +329,7 @@ def test_recorded_rates_meet_todays_expectations() -> None:
     link_gb_s = 18 * 26.562
     least = {"copy": "gpu_copy", "put": "nvshmem_put", "all-to-all 64 MiB": "nccl_all_to_all"}
     seen = 0
-    for layer in recorded():
+    for layer in recorded("h200x2").layers:
         for one in layer.measurements:
             if one.what in least and one.value is not None:
                 assert one.value >= (rows[least[one.what]].factor or 0) * link_gb_s

@@ -127,3 +127,38 @@ def test_bad_words_end_before_any_node_is_touched(fleet: NetnsFleet, tmp_path: P
         done = fleet.run([*EPDOCTOR, "bench", "-i", str(fleet.inventory), *words])
         assert done.returncode == 2
         assert said in done.stderr
+
+
+TRICKLE = """table ip t {{
+ chain c {{
+  type filter hook input priority 0;
+  ip saddr {address} tcp dport != 22 tcp sport != 22 limit rate over 12 kbytes/second burst 4 kbytes drop
+ }}
+}}
+"""
+
+
+def test_a_pair_that_trickles_is_named_in_time_and_the_others_are_judged(make_fleet: Any) -> None:
+    """256 KiB there and back at 12 kB/s would take a minute a port; the budget is 20 s for four nodes."""
+    fleet = make_fleet(4)
+    for name, other in (("gpu02", "gpu03"), ("gpu03", "gpu02")):
+        fleet[name].write("/tmp/rules.nft", TRICKLE.format(address=fleet[other].address))
+        fleet[name].run(["nft", "-f", "/tmp/rules.nft"])
+    code, report = bench(fleet, "--layers", "1", "--budget", "20s")
+    found = layer(report)
+    assert code == 1
+    assert [s["name"] for s in found["suspects"]] == ["gpu02 and gpu03"]
+    assert found["next"].endswith("-l gpu02,gpu03")
+    assert found["seconds"] < 20 * 1.1
+    good = [m for m in found["measurements"] if m["status"] == "pass"]
+    assert {m["a"] for m in good} == {m["b"] for m in good} == {node.name for node in fleet.nodes}
+    assert {frozenset((m["a"], m["b"])) for m in found["measurements"] if m["status"] != "pass"} == {
+        frozenset(("gpu02", "gpu03"))
+    }
+    # Where the budget ends first, it is not known; what was measured before still counts.
+    code, report = bench(fleet, "--layers", "1", "--budget", "4s")
+    found = layer(report)
+    assert found["seconds"] < 4 * 1.1 + 1
+    assert sum(m["status"] == "pass" for m in found["measurements"]) == len(good)
+    assert code in (1, 3)
+    assert until(lambda: workers(fleet) == [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from epdoctor.bench.expect import load_expectations
 from epdoctor.bench.fleet import Fleet, OperationFailed
 from epdoctor.bench.gpu_memory import decide
 from epdoctor.bench.layers import gpu_mr, nixl, rdma_bw, rdma_gpu, verbs
-from epdoctor.bench.layers._rdma import among_own, measured, settle, shortfall
+from epdoctor.bench.layers._rdma import among_own, measured, settled, shortfall
 from epdoctor.bench.perftest_run import (
     Answer,
     Job,
@@ -31,7 +30,7 @@ from epdoctor.bench.perftest_run import (
 )
 from epdoctor.bench.perftest_text import lacks_cuda, parse_bandwidth, parse_latency
 from epdoctor.bench.rails import Rail, Rails, all_rails, node_rails
-from epdoctor.bench.results import LayerResult, Measurement, Suspect, shown
+from epdoctor.bench.results import LayerResult, Measurement, shown
 from epdoctor.bench.verbs_run import End, Exchange, Failed, _take
 from epdoctor.catalog import load_checks
 from epdoctor.collect.targets import this_machine
@@ -40,6 +39,7 @@ from epdoctor.facts import Node
 from epdoctor.model import Goal, Status
 from epdoctor.report.bench_text import head_line, layer_lines
 from epdoctor.report.heat_map import heat_lines
+from tests.bench_records import recorded
 from tests.test_facts_rdma import node, tree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -310,7 +310,7 @@ def test_one_slow_pair_on_one_rail_is_named() -> None:
     rails = rails_of(4, 2)
     result = LayerResult("3", "rdma-bw", "RDMA", Status.SKIP)
     result.measurements = answers(rails, lambda job: {job.a, job.b} == {"gpu01", "gpu03"} and job.rail_a == 1)
-    settle(result)
+    settled(result)
     assert result.status is Status.FAIL
     assert "rail mlx5_1 between gpu0" in result.broken
     assert "0.4 GB/s" in result.broken
@@ -330,7 +330,7 @@ def test_one_node_that_is_slow_among_its_own_kind() -> None:
         one.b for one in judged if one.status is Status.FAIL
     } == {"gpu01", "gpu02", "gpu03"}
     result = LayerResult("3", "rdma-bw", "RDMA", Status.SKIP, judged)
-    settle(result)
+    settled(result)
     assert [(s.kind, s.name) for s in result.suspects] == [("node", "gpu02")]
 
 
@@ -519,26 +519,15 @@ def test_infiniband_goes_by_lid_and_rails_by_place() -> None:
 
 
 def run_of(name: str) -> dict[str, LayerResult]:
-    """A recorded run over three virtual machines with Soft-RoCE (tests/records/bench)."""
-    found = {}
-    for layer in json.loads((ROOT / f"tests/records/bench/{name}.json").read_text())["layers"]:
-        measurements = [Measurement(**{**m, "status": Status(m["status"])}) for m in layer["measurements"]]
-        suspected = [Suspect(**one) for one in layer["suspects"]]
-        kept = {
-            **layer,
-            "measurements": measurements,
-            "suspects": suspected,
-            "status": Status(layer["status"]),
-        }
-        found[layer["number"]] = LayerResult(**kept)
-    return found
+    """A recorded run over three virtual machines with Soft-RoCE."""
+    return {layer.number: layer for layer in recorded(name).layers}
 
 
 def test_the_recorded_mtu_fault_reads_well() -> None:
     layers = run_of("soft-roce-mtu")
     assert head_line(list(layers.values())) == "BROKEN AT LAYER 2  layer 1 passes"
     again = LayerResult("2", "verbs", "RDMA verbs", Status.SKIP, layers["2"].measurements)
-    verbs._settle(again, Counter({("mtu", ""): 4}))
+    verbs._settled(again, Counter({("mtu", ""): 4}))
     assert [(s.kind, s.name) for s in again.suspects] == [("node", "vm2")]
     assert [cause for cause, _ in again.causes] == ["rdma-mtu-mismatch"]
     assert again.next == "epdoctor explain rdma-mtu-mismatch"

@@ -85,16 +85,20 @@ class Call:
             str(self.ended.get("end")), int(self.ended.get("rc", -1)), str(self.ended.get("stderr", ""))
         )
 
-    def values(self) -> list[Any]:
-        """All values, once it has ended well. Raises as `value()`."""
-        found = []
+    def each(self) -> Iterator[Any]:
+        """Its values as they come, until it has ended well. Raises as `value()` when it ends otherwise: what came
+        before counts."""
         while True:
             try:
-                found.append(self.value())
+                yield self.value()
             except OperationFailed as failed:
                 if failed.end == "ran":
-                    return found
+                    return
                 raise
+
+    def values(self) -> list[Any]:
+        """All values, once it has ended well. Raises as `value()`."""
+        return list(self.each())
 
     def tell(self, value: Any) -> None:
         """Give it a value: its next hear() returns it. Harmless when it has ended."""

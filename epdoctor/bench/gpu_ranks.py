@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,17 @@ from epdoctor.bench.ladder import Bench
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts.base import require
 
-PREFIXES = ("NCCL_", "NVSHMEM_", "UCX_", "GLOO_", "TORCH_SYMM_MEM_")
+PREFIXES = ("NCCL_", "NVSHMEM_", "UCX_", "GLOO_", "TORCH_SYMM_MEM_", "EP_", "VLLM_DEEPEP_")
 """Variables of the workers' environment that the tests get too, so that they take the same way."""
 OWN = ("LD_LIBRARY_PATH", "CUDA_HOME")
+LINE_CHARS, ERROR_CHARS = 500, 240
+_RANK = re.compile(r"^\[rank\d{1,4}\]: ?")
+_ERROR = re.compile(
+    r"(?:\[rank\d{1,4}\]: )?((?:[A-Za-z_]\w{0,80}\.){0,8}[A-Z]\w{0,80}(?:Error|Exception))(?:: (.*))?$"
+)
+"""The last line of a traceback; torch puts "[rank0]: " before it."""
+TOO_LATE = ("took too long", "no answer in time")
+"""How Call ends where the time was up (epdoctor/bench/fleet.py)."""
 
 
 @dataclass
@@ -105,20 +114,23 @@ def run_ranks(
     modules: Sequence[str] = ("torch",),
     cuda: Mapping[str, Mapping[str, Any]] | None = None,
     env: Mapping[str, str] | None = None,
+    tmp_env: Sequence[str] = (),
     one_process: bool = False,
     timeout_s: float = 120.0,
+    enough_s: float = 60.0,
 ) -> Outcome:
     """Run a program of epdoctor/bench/gpu with one rank a GPU (or one process a node) over these nodes.
 
     `python`: its file name. `cuda`: for a CUDA program, by node, {"nvcc", "cuda", "flags"}. `params` reach it
-    with host, port, world and nodes added. Every failure is in the outcome."""
+    with host, port, world and nodes added. `tmp_env`: variables that name a folder on the node, removed at the
+    end. Every failure is in the outcome; a run that the budget cut off before `enough_s` is no failure, but lost."""
     outcome = Outcome()
     names = list(gpus)
     first = names[0]
     world = len(names) if one_process else sum(gpus.values())
-    timeout_s = max(5.0, min(timeout_s, bench.left_s()))
+    timeout_s = max(1.0, min(timeout_s, bench.left_s()))
     try:
-        port = bench.fleet[first].start("free_port").value(timeout_s=10)["port"]
+        port = bench.fleet[first].start("free_port").value(timeout_s=min(10.0, timeout_s))["port"]
     except (OperationFailed, WorkerLost, KeyError, TypeError) as error:
         outcome.lost[first] = str(error)
         return outcome
@@ -138,7 +150,7 @@ def run_ranks(
         plans[name] = {
             "pythons": pythons(bench, name), "modules": list(modules), "params": shared,
             "env": {**environment(bench, name), **(env or {})},
-            "ranks": [{"rank": rank + i, "local_rank": i} for i in range(count)],
+            "ranks": [{"rank": rank + i, "local_rank": i} for i in range(count)], "tmp_env": list(tmp_env),
             **(cuda[name] if cuda is not None else {"source": source(python)}),
         }  # fmt: skip
         rank += count
@@ -147,7 +159,9 @@ def run_ranks(
 
     def start(name: str, uid: str = "") -> None:
         plan = {**plans[name], **({"uid": uid} if uid else {})}
-        calls[name] = bench.fleet[name].start("ranks", plan, timeout_s=timeout_s, tmp=cuda is not None)
+        calls[name] = bench.fleet[name].start(
+            "ranks", plan, timeout_s=timeout_s, tmp=cuda is not None or bool(tmp_env)
+        )
         threading.Thread(target=_listen, args=(name, calls[name], inbox), daemon=True).start()
 
     try:
@@ -163,7 +177,29 @@ def run_ranks(
             call.stop()
             if call.stderr:
                 outcome.outputs[name] = call.stderr
+    if timeout_s < enough_s:
+        for name, why in list(outcome.failed.items()):
+            if why.startswith(TOO_LATE):
+                outcome.lost[name] = f"cut off after {timeout_s:.0f} s by the budget (--budget 5m)"
+                del outcome.failed[name]
+    for name, why in outcome.failed.items():
+        last = error_line(outcome.outputs.get(name, ""))
+        if last:
+            outcome.failed[name] = f"{why}: {last}"
     return outcome
+
+
+def error_line(output: str) -> str:
+    """The first error that Python itself reported in what ranks printed, "ImportError: ... undefined symbol ...";
+    a bare AssertionError with the line that asserts. Empty: there is none. Pure."""
+    before = ""
+    for line in output.splitlines():
+        found = _ERROR.match(line[:LINE_CHARS])
+        if found:
+            name, said = found[1].rsplit(".", 1)[-1], found[2] or ""
+            return f"{name}: {said or before}"[:ERROR_CHARS].rstrip(": ")
+        before = _RANK.sub("", line[:LINE_CHARS]).strip(" ^~") or before
+    return ""
 
 
 def _listen(name: str, call: Call, inbox: queue.SimpleQueue[Any]) -> None:

@@ -17,11 +17,14 @@ from types import ModuleType
 import epdoctor.bench.layers
 from epdoctor.bench.expect import Expectations, load_expectations
 from epdoctor.bench.fleet import Fleet
-from epdoctor.bench.results import LayerResult
+from epdoctor.bench.results import LayerResult, with_percentiles
 from epdoctor.catalog import did_you_mean
 from epdoctor.exceptions import Unmeasured, UsageError
 from epdoctor.facts import Node
 from epdoctor.model import Goal, Status
+
+GPU_REASON = "only with --gpu: it occupies GPUs"
+BUDGET_REASON = "the budget was spent before it (--budget)"
 
 
 @dataclass
@@ -124,19 +127,20 @@ def climb(bench: Bench, chosen: Sequence[Layer]) -> Iterator[LayerResult]:
     """Each layer's result as it comes; what stands above a broken layer is skipped, unless keep_going."""
     broken = ""
     for layer in chosen:
-        blank = LayerResult(layer.number, layer.name, layer.title, Status.SKIP)
+        blank = LayerResult(layer.number, layer.name, layer.title, Status.SKIP, not_run=True)
         if layer.needs_gpu and not bench.gpu:
-            blank.reason = "occupies GPUs: --gpu"
+            blank.reason = GPU_REASON
         elif broken and not bench.keep_going:
             blank.reason = f"layer {broken} is broken (--keep-going)"
         elif bench.left_s() <= 0:
-            blank.status, blank.reason = Status.UNKNOWN, "the budget was spent before it (--budget)"
+            blank.status, blank.reason = Status.UNKNOWN, BUDGET_REASON
         elif len(bench.alive) < 1:
             blank.status, blank.reason = Status.UNKNOWN, "no node is left"
         else:
             began = time.monotonic()
             blank = layer.run(bench)
             blank.seconds = time.monotonic() - began
+            blank.measurements = with_percentiles(blank.measurements)
             _explain(blank)
         if blank.status is Status.FAIL and not broken:
             broken = layer.number

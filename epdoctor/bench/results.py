@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from epdoctor.model import Status
 
@@ -31,6 +33,10 @@ class Measurement:
     output: str = ""
     """What a tool printed when it failed: goes through explain."""
     lower_is_better: bool = False
+    percentile: float | None = None
+    """Of the own measurements of its kind, 0 (the worst) to 100; None: no number, or too few of its kind."""
+    of_kind: int = 0
+    """How many of its kind have a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +76,54 @@ class LayerResult:
     """Command to type after a failure."""
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    not_run: bool = False
+    """The ladder passed over it; `reason` says why."""
 
     @property
     def failures(self) -> list[Measurement]:
         return [one for one in self.measurements if one.status is Status.FAIL]
+
+
+@dataclass(frozen=True)
+class LadderReport:
+    """A whole run, for every form of output."""
+
+    nodes: tuple[str, ...]
+    layers: Sequence[LayerResult]
+    missing: Mapping[str, str]
+    """Node -> why nothing, or nothing more, came from it."""
+    seconds: float
+    budget_s: float
+    exit_code: int
+    interrupted: bool
+    next: str
+    """Command to type; empty: nothing is left to do."""
+    ended_at: str
+    """ISO 8601, UTC."""
+
+
+MIN_OF_KIND = 5
+
+
+def with_percentiles(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """Each number with its place among the own of its kind: what of nodes that are alike stands out, whatever the
+    table expects. Kinds of fewer than MIN_OF_KIND numbers, or all equal, get none."""
+    kinds: dict[tuple[str, str], list[float]] = {}
+    for one in measurements:
+        if one.value is not None:
+            kinds.setdefault((one.what, one.unit), []).append(one.value)
+    for values in kinds.values():
+        values.sort()
+    found = []
+    for one in measurements:
+        values = kinds.get((one.what, one.unit), []) if one.value is not None else []
+        if one.value is not None and len(values) >= MIN_OF_KIND and values[0] != values[-1]:
+            below, equal = bisect_left(values, one.value), bisect_right(values, one.value)
+            share = (below + (equal - below - 1) / 2) / (len(values) - 1)
+            share = 1 - share if one.lower_is_better else share
+            one = replace(one, percentile=round(100 * share, 1), of_kind=len(values))
+        found.append(one)
+    return found
 
 
 def judge_value(measurement: Measurement) -> Status:

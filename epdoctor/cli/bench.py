@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +16,10 @@ from epdoctor.exceptions import EpdoctorError
 from epdoctor.model import Status
 
 if TYPE_CHECKING:
-    from epdoctor.bench.results import LayerResult
+    from epdoctor.bench.results import LadderReport, LayerResult
+    from epdoctor.cli.outputs import Output
 
+FORMATS = ("text", "json", "html")
 CONNECT_S = 60.0
 """For all nodes together, to log in and start the worker."""
 
@@ -49,7 +51,15 @@ CONNECT_S = 60.0
     help="Your own expectations (YAML, as checks/compat/bench.yaml).",
 )
 @click.option("--keep-going", is_flag=True, help="Climb on above a broken layer.")
-@click.option("--format", "format_", type=click.Choice(("text", "json")), default="text", show_default=True)
+@click.option("--format", "format_", type=click.Choice(FORMATS), default=None, help="Default: text.")
+@click.option(
+    "-o",
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="[FORMAT=]FILE",
+    help="Write a report to a file, as html=report.html. Repeatable.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Every measurement.")
 def bench_command(**values: Any) -> int:
     """Prove that the nodes can talk as expert parallelism needs it, layer by layer.
@@ -58,6 +68,7 @@ def bench_command(**values: Any) -> int:
     epdoctor bench -i inventory.ini                    TCP, verbs and RDMA bandwidth between all nodes
     epdoctor bench -i inventory.ini --gpu              also NCCL, NVSHMEM, DeepEP and NIXL on the GPUs
     epdoctor bench --gpu                               this machine's own GPUs
+    epdoctor bench -i inventory.ini -o html=bench.html  also a page with heat maps
 
     Starts programs on the nodes and ends them; installs nothing and changes nothing.
     """  # fmt: skip
@@ -65,15 +76,17 @@ def bench_command(**values: Any) -> int:
     from epdoctor.bench.ladder import choose
     from epdoctor.bench.pairs import rounds
     from epdoctor.cli.options import split_words
+    from epdoctor.cli.outputs import parse_outputs
 
+    outputs = parse_outputs(values["format_"] or "", values["outputs"], FORMATS)
     chosen = choose(split_words(values["layers"]))
     rounds(["a", "b"], values["pairs"])
     load_expectations(values["expect"])
     choice = node_choice(values)
-    return _climb(values, choice, chosen)
+    return _climb(values, choice, chosen, outputs)
 
 
-def _climb(values: dict[str, Any], choice: NodeChoice, chosen: Any) -> int:
+def _climb(values: dict[str, Any], choice: NodeChoice, chosen: Any, outputs: Sequence[Output]) -> int:
     from epdoctor.bench.expect import load_expectations
     from epdoctor.bench.fleet import Fleet
     from epdoctor.bench.ladder import Bench, climb
@@ -81,7 +94,7 @@ def _climb(values: dict[str, Any], choice: NodeChoice, chosen: Any) -> int:
     from epdoctor.cli.gather import gather
     from epdoctor.facts import Node
     from epdoctor.judge import decide_multinode, has_rdma
-    from epdoctor.report.bench_text import head_line, layer_lines
+    from epdoctor.report.bench_text import end_lines, layer_lines, not_run_lines, start_lines
     from epdoctor.report.sanitize import sanitize
 
     goal, warnings = goal_from(values, choice.config)
@@ -97,12 +110,14 @@ def _climb(values: dict[str, Any], choice: NodeChoice, chosen: Any) -> int:
         raise EpdoctorError(f"no node was reached: {first.error}", hint=first.hint)
     rdma = any(has_rdma(record, options) for record in gathered.records if record.probes)
     goal = decide_multinode(goal, None, len(targets), rdma)
-    quiet = values["format_"] == "json"
-    unicode = terminal.speaks_unicode(sys.stdout)
+    # Text for the screen is printed as it comes.
+    live = any(output.format == "text" and not output.path for output in outputs)
+    unicode, width = terminal.speaks_unicode(sys.stdout), terminal.columns(sys.stdout)
 
-    def say(text: str) -> None:
-        if not quiet:
-            click.echo(text)
+    def say(lines: Iterable[str]) -> None:
+        if live:
+            for line in lines:
+                click.echo(line)
 
     for warning in (*warnings, *gathered.warnings):
         click.echo(f"! {sanitize(warning)}", err=True)
@@ -135,38 +150,59 @@ def _climb(values: dict[str, Any], choice: NodeChoice, chosen: Any) -> int:
                 deadline=time.monotonic() + values["budget_s"], watch=progress.show,
                 expect=load_expectations(values["expect"]),
             )  # fmt: skip
-            say(
-                f"ladder on {len(bench.alive)} node{'s' if len(bench.alive) != 1 else ''}, budget {values['budget_s']:.0f} s"
-            )
-            say("")
+            say(start_lines(len(bench.alive), values["budget_s"]))
             for layer in climb(bench, chosen):
                 progress.clear()
                 done.append(layer)
-                for line in layer_lines(layer, verbose=values["verbose"], unicode=unicode):
-                    say(line)
+                if not layer.not_run:
+                    say(layer_lines(layer, verbose=values["verbose"], unicode=unicode, width=width))
         except KeyboardInterrupt:
             interrupted = True
         finally:
             progress.clear()
+    from epdoctor.bench.results import LadderReport
+
     missing = {**{node: outcome.error for node, outcome in missed.items()}, **lost}
-    code = _exit_code(done, missing, interrupted)
-    seconds = time.monotonic() - began
-    if quiet:
-        report = {
-            "schema_version": 1, "seconds": round(seconds, 2), "exit_code": code, "interrupted": interrupted,
-            "nodes": sorted(nodes), "missing": missing,
-            "layers": [{**asdict(layer), "status": layer.status.value} for layer in done],
-        }  # fmt: skip
-        click.echo(json.dumps(report, indent=1))
-        return code
-    say("")
-    for node, why in missing.items():
-        say(f"? {sanitize(node)}: {sanitize(why)}")
-    say(("INTERRUPTED  " if interrupted else "") + head_line(done) + f"   {seconds:.1f} s")
-    following = _next(done)
-    if following:
-        say(f"next      {sanitize(following)}")
-    return code
+    report = LadderReport(
+        tuple(sorted(nodes)), done, missing, time.monotonic() - began, values["budget_s"],
+        _exit_code(done, missing, interrupted), interrupted, _next(done, missing, choice, values["budget_s"]),
+        datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    say(not_run_lines(done, unicode=unicode, width=width))
+    say(end_lines(report, width=width))
+    wrong = sum(
+        _write(output, report, values["verbose"])
+        for output in outputs
+        if output.path or output.format != "text"
+    )
+    return report.exit_code or (3 if wrong else 0)
+
+
+def _write(output: Output, report: LadderReport, verbose: bool) -> int:
+    """1 where the file could not be written after all."""
+    from epdoctor.cli.output_file import failure, write_output
+    from epdoctor.report.bench_html import render_bench_html
+    from epdoctor.report.bench_json import render_bench_json
+    from epdoctor.report.bench_text import text_lines
+    from epdoctor.report.sanitize import sanitize
+
+    pieces: Iterable[str]
+    if output.format == "json":
+        pieces = [render_bench_json(report)]
+    elif output.format == "html":
+        pieces = render_bench_html(report)
+    else:
+        pieces = (f"{line}\n" for line in text_lines(report, verbose=verbose))
+    if not output.path:
+        for piece in pieces:
+            click.echo(piece, nl=False)
+        return 0
+    try:
+        write_output(output.path, pieces)
+    except OSError as error:
+        click.echo(f"epdoctor: {sanitize(failure(output.path, error))}", err=True)
+        return 1
+    return 0
 
 
 def _exit_code(layers: Sequence[LayerResult], missing: dict[str, str], interrupted: bool) -> int:
@@ -181,11 +217,36 @@ def _exit_code(layers: Sequence[LayerResult], missing: dict[str, str], interrupt
     return 0
 
 
-def _next(layers: Sequence[LayerResult]) -> str:
+def _next(
+    layers: Sequence[LayerResult], missing: Mapping[str, str], choice: NodeChoice, budget_s: float
+) -> str:
+    """Mend what is broken, reach who is missing, measure what was left out."""
+    where = "".join(f" -i {shlex.quote(path)}" for path in choice.inventory)
+    check = f"epdoctor check{where or (' --all-nodes' if choice.all_nodes else '')}"
     broken = next((layer for layer in layers if layer.status is Status.FAIL), None)
     if broken is not None:
+        if broken.next:
+            return broken.next.replace("epdoctor check --all-nodes", check, 1)
         pages = [cause for cause, _ in broken.causes] + list(broken.checks)
-        return broken.next or (f"epdoctor explain {pages[0]}" if pages else "epdoctor check --all-nodes")
-    if any(layer.reason.endswith("--gpu") for layer in layers):
-        return "epdoctor bench --gpu   # while no GPU is in use"
+        return f"epdoctor explain {pages[0]}" if pages else check
+    if missing:
+        return f"{check} -l {shlex.quote(','.join(list(missing)[:8]))}" if choice.all_nodes else check
+    short = [layer for layer in layers if "--budget" in layer.reason and layer.status is Status.UNKNOWN]
+    if short:
+        numbers = ",".join(layer.number for layer in short)
+        gpu = " --gpu" if any(map(_needs_gpu, short)) else ""
+        return f"epdoctor bench{where} --layers {numbers}{gpu} --budget {max(60, round(budget_s * 4))}s"
+    unknown = next((layer for layer in layers if layer.status is Status.UNKNOWN), None)
+    if unknown is not None:
+        return unknown.next.replace("epdoctor bench", f"epdoctor bench{where}", 1) or check
+    from epdoctor.bench.ladder import GPU_REASON
+
+    if any(layer.reason == GPU_REASON for layer in layers):
+        return f"epdoctor bench{where} --gpu   # while no GPU is in use"
     return ""
+
+
+def _needs_gpu(layer: LayerResult) -> bool:
+    from epdoctor.bench.ladder import layers
+
+    return any(known.needs_gpu for known in layers() if known.number == layer.number)

@@ -9,10 +9,12 @@ from epdoctor.bench.expect import Expectation
 from epdoctor.bench.gpu_ranks import Outcome, gpu_counts
 from epdoctor.bench.gpu_rates import between
 from epdoctor.bench.ladder import Bench
-from epdoctor.bench.results import LayerResult, Measurement, judge_value, overall
-from epdoctor.bench.suspects import suspects
+from epdoctor.bench.results import LayerResult, Measurement, judge_value
+from epdoctor.bench.settle import settle
 from epdoctor.exceptions import Unmeasured
 from epdoctor.model import Status
+
+PYTHON_NEXT = "epdoctor bench --gpu --python /path/to/python   # the one that serves vLLM"
 
 
 def begin(bench: Bench, result: LayerResult, *, gpus_per_node: int = 1) -> dict[str, int]:
@@ -56,16 +58,16 @@ def finish(result: LayerResult, outcome: Outcome, what: str) -> None:
             result.measurements.append(
                 Measurement(what, node, status=Status.FAIL, detail=why, output=outcome.outputs.get(node, ""))
             )
-    result.status = overall(result.measurements)
-    if result.failures:
-        result.suspects = suspects(result.measurements)
-        first = result.failures[0]
-        reached = (
-            f": {first.value:.1f} of at least {first.expected:.1f} {first.unit}"
-            if first.value is not None and first.expected is not None
-            else f": {first.detail}"
-        )
-        result.broken = f"{first.what} on {first.a}{f' {first.rail}' if first.rail else ''}{reached}"
-    elif result.status is Status.UNKNOWN:
-        unknown = next(one for one in result.measurements if one.status is Status.UNKNOWN)
-        result.reason = f"{unknown.a}: {unknown.detail}"
+    settle(result, broken=_broken)
+    if result.status is Status.UNKNOWN and any(" in " in lacks for lacks in outcome.missing.values()):
+        result.next = PYTHON_NEXT
+
+
+def _broken(failures: list[Measurement]) -> str:
+    first = failures[0]
+    reached = (
+        f"{first.value:.1f} of at least {first.expected:.1f} {first.unit}"
+        if first.value is not None and first.expected is not None
+        else first.detail
+    )
+    return f"{first.what} on {first.a}{f' {first.rail}' if first.rail else ''}: {reached}"

@@ -10,7 +10,8 @@ from epdoctor.bench.expect import Expectation, Expectations
 from epdoctor.bench.perftest_run import BYTES, Answer
 from epdoctor.bench.perftest_text import parse_bandwidth, parse_latency
 from epdoctor.bench.rails import Rails
-from epdoctor.bench.results import LayerResult, Measurement, count_of, judge_value, overall, shown, spread
+from epdoctor.bench.results import LayerResult, Measurement, count_of, judge_value, shown, spread
+from epdoctor.bench.settle import and_more, settle
 from epdoctor.bench.suspects import suspects_of_failed_kinds
 from epdoctor.exceptions import Unmeasured
 from epdoctor.model import Status
@@ -107,30 +108,25 @@ def among_own(found: Sequence[Measurement], soft: bool, expect: Expectations) ->
     return judged
 
 
-def settle(result: LayerResult) -> None:
+def settled(result: LayerResult) -> None:
     """Status, suspects, texts."""
-    result.status = overall(result.measurements)
-    failures = result.failures
-    if failures:
-        result.suspects = suspects_of_failed_kinds(result.measurements)
-        worst = min(failures, key=_share)
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        result.broken = f"rail {worst.rail} between {worst.a} and {worst.b}: {shortfall(worst)}{more}"
-        return
-    if result.status is Status.UNKNOWN:
-        unknown = next(one for one in result.measurements if one.status is Status.UNKNOWN)
-        ends = f"{unknown.a} and {unknown.b}" if unknown.b else unknown.a
-        result.reason = f"{ends}: {unknown.detail}"
-        return
-    if result.status is Status.PASS:
-        rates = [m.value for m in result.measurements if m.what == BANDWIDTH and m.value is not None]
-        times = [m.value for m in result.measurements if m.what == LATENCY and m.value is not None]
-        pairs = len({frozenset((m.a, m.b)) for m in result.measurements if m.what == BANDWIDTH})
-        result.summary = (
-            f"{count_of(pairs, 'pair')} both ways, {spread(rates, 'GB/s')} (median {shown(statistics.median(rates), 'GB/s')})"
-            if rates
-            else "no bandwidth"
-        ) + (f", latency {shown(statistics.median(times), 'us')}" if times else "")
+    settle(result, broken=_broken, summary=lambda: _summary(result), suspected=suspects_of_failed_kinds)
+
+
+def _broken(failures: list[Measurement]) -> str:
+    worst = min(failures, key=_share)
+    return f"rail {worst.rail} between {worst.a} and {worst.b}: {shortfall(worst)}{and_more(failures)}"
+
+
+def _summary(result: LayerResult) -> str:
+    rates = [m.value for m in result.measurements if m.what == BANDWIDTH and m.value is not None]
+    times = [m.value for m in result.measurements if m.what == LATENCY and m.value is not None]
+    pairs = len({frozenset((m.a, m.b)) for m in result.measurements if m.what == BANDWIDTH})
+    return (
+        f"{count_of(pairs, 'pair')} both ways, {spread(rates, 'GB/s')} (median {shown(statistics.median(rates), 'GB/s')})"
+        if rates
+        else "no bandwidth"
+    ) + (f", latency {shown(statistics.median(times), 'us')}" if times else "")
 
 
 def _share(one: Measurement) -> float:

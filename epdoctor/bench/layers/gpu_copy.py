@@ -7,7 +7,7 @@ from dataclasses import replace
 from epdoctor.bench.gpu_ranks import run_ranks
 from epdoctor.bench.ladder import Bench
 from epdoctor.bench.layers._gpu import against_links, begin, finish
-from epdoctor.bench.results import LayerResult, Measurement
+from epdoctor.bench.results import LayerResult, Measurement, spread
 from epdoctor.model import Status
 
 NUMBER, NAME, TITLE, NEEDS_GPU = "5", "gpu-copy", "Copies between the GPUs of a node", True
@@ -47,5 +47,5 @@ def run(bench: Bench) -> LayerResult:
         finish(result, outcome, "copy")
     if result.status is Status.PASS:
         rates = [one.value for one in result.measurements if one.value is not None]
-        result.summary = f"{len(rates)} directions, {min(rates):.0f} to {max(rates):.0f} GB/s"
+        result.summary = f"{len(rates)} directions, {spread(rates, 'GB/s')}"
     return result

@@ -12,8 +12,8 @@ from epdoctor.bench.gpu_ranks import gpu_counts
 from epdoctor.bench.ladder import Bench
 from epdoctor.bench.layers._gpu import refuse
 from epdoctor.bench.rails import Rail, all_rails
-from epdoctor.bench.results import LayerResult, Measurement, overall
-from epdoctor.bench.suspects import suspects
+from epdoctor.bench.results import LayerResult, Measurement, count_of
+from epdoctor.bench.settle import and_more, settle
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import Node
 from epdoctor.model import Status
@@ -70,15 +70,15 @@ def run(bench: Bench) -> LayerResult:
     causes: Counter[str] = Counter()
     for name, call in calls.items():
         try:
-            answers = call.values()
+            for answer in call.each():
+                result.measurements.append(_measurement(name, answer, causes))
         except (OperationFailed, WorkerLost) as failed:
             result.measurements.append(
                 Measurement("GPU memory", name, status=Status.UNKNOWN, detail=str(failed))
             )
-            continue
-        for answer in answers:
-            result.measurements.append(_measurement(name, answer, causes))
-    _settle(result, causes)
+    settle(result, broken=_broken, summary=lambda: _summary(result))
+    if result.failures:
+        result.causes = named(cause for cause, _ in causes.most_common())
     return result
 
 
@@ -101,16 +101,10 @@ def _measurement(name: str, answer: object, causes: Counter[str]) -> Measurement
     )  # fmt: skip
 
 
-def _settle(result: LayerResult, causes: Counter[str]) -> None:
-    result.status = overall(result.measurements)
-    if result.failures:
-        result.suspects = suspects(result.measurements)
-        first = result.failures[0]
-        result.broken = f"{first.rail} of {first.a}: {first.detail}"
-        result.causes = named(cause for cause, _ in causes.most_common())
-    elif result.status is Status.UNKNOWN:
-        unknown = next(one for one in result.measurements if one.status is Status.UNKNOWN)
-        result.reason = f"{unknown.a}: {unknown.detail}"
-    elif result.status is Status.PASS:
-        ways = Counter(one.detail.removeprefix("by ") for one in result.measurements)
-        result.summary = ", ".join(f"{count} GPUs by {way}" for way, count in ways.most_common())
+def _broken(failures: list[Measurement]) -> str:
+    return f"{failures[0].rail} of {failures[0].a}: {failures[0].detail}{and_more(failures)}"
+
+
+def _summary(result: LayerResult) -> str:
+    ways = Counter(one.detail.removeprefix("by ") for one in result.measurements)
+    return ", ".join(f"{count_of(count, 'GPU')} by {way}" for way, count in ways.most_common())

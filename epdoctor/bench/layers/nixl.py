@@ -9,9 +9,10 @@ from dataclasses import replace
 
 from epdoctor.bench.gpu_ranks import gpu_counts, run_ranks
 from epdoctor.bench.ladder import Bench
+from epdoctor.bench.layers._gpu import PYTHON_NEXT
 from epdoctor.bench.pairs import rounds
-from epdoctor.bench.results import LayerResult, Measurement, count_of, judge_value, overall, spread
-from epdoctor.bench.suspects import suspects
+from epdoctor.bench.results import LayerResult, Measurement, count_of, judge_value, spread
+from epdoctor.bench.settle import settle
 from epdoctor.model import Status
 
 NUMBER, NAME, TITLE = "8", "nixl", "NIXL transfer of KV-sized blocks"
@@ -66,12 +67,13 @@ def run(bench: Bench) -> LayerResult:
             result.measurements.append(replace(blank, status=Status.FAIL, detail=why, output=output))
     if missing and not result.measurements:
         result.reason = f"missing: {next(iter(missing.values()))} (--python names another interpreter)"
+        result.next = PYTHON_NEXT if bench.gpu else PYTHON_NEXT.replace(" --gpu", "")
         return result
     result.measurements += [
         Measurement("NIXL", name, status=Status.UNKNOWN, detail=f"missing: {lacks}")
         for name, lacks in missing.items()
     ]
-    _settle(result, memory, version)
+    settle(result, broken=_broken, summary=lambda: _summary(result, memory, version))
     return result
 
 
@@ -87,24 +89,19 @@ def _judged(bench: Bench, blank: Measurement, value: dict[str, object]) -> Measu
     return replace(found, status=judge_value(found))
 
 
-def _settle(result: LayerResult, memory: str, version: str) -> None:
-    result.status = overall(result.measurements)
-    if result.failures:
-        result.suspects = suspects(result.measurements)
-        first = result.failures[0]
-        short = (
-            f"{first.value:.3g} of at least {first.expected:.3g} GB/s"
-            if first.value is not None and first.expected is not None
-            else first.detail
-        )
-        result.broken = f"from {first.a} to {first.b}: {short}"
-    elif result.status is Status.UNKNOWN:
-        unknown = next(one for one in result.measurements if one.status is Status.UNKNOWN)
-        result.reason = f"{unknown.a}: {unknown.detail}"
-    elif result.status is Status.PASS:
-        rates = [one.value for one in result.measurements if one.value is not None]
-        where = "host memory" if memory == "DRAM" else "GPU memory"
-        result.summary = (
-            f"{count_of(len(rates), 'pair')}, {BLOCKS} blocks of {BLOCK_BYTES // 1024} KiB, {where}: "
-            f"{spread(rates, 'GB/s')}" + (f" (NIXL {version})" if version else "")
-        )
+def _broken(failures: list[Measurement]) -> str:
+    first = failures[0]
+    short = (
+        f"{first.value:.3g} of at least {first.expected:.3g} GB/s"
+        if first.value is not None and first.expected is not None
+        else first.detail
+    )
+    return f"from {first.a} to {first.b}: {short}"
+
+
+def _summary(result: LayerResult, memory: str, version: str) -> str:
+    rates = [one.value for one in result.measurements if one.value is not None]
+    where = "host memory" if memory == "DRAM" else "GPU memory"
+    return f"{count_of(len(rates), 'pair')}, {BLOCKS} blocks of {BLOCK_BYTES // 1024} KiB, {where}: " + (
+        spread(rates, "GB/s") + (f" (NIXL {version})" if version else "")
+    )

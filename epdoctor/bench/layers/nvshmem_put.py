@@ -12,7 +12,7 @@ from epdoctor.bench.gpu_ranks import Outcome, run_ranks, source
 from epdoctor.bench.ladder import Bench
 from epdoctor.bench.layers._gpu import against_links, begin, finish
 from epdoctor.bench.nvshmem_build import build_plan
-from epdoctor.bench.results import LayerResult, Measurement
+from epdoctor.bench.results import LayerResult, Measurement, spread
 from epdoctor.exceptions import Unmeasured
 from epdoctor.model import Status
 
@@ -76,7 +76,7 @@ def _measure(bench: Bench, result: LayerResult, gpus: Mapping[str, int], plans: 
     if result.status is Status.PASS:
         rates = [m.value for m in result.measurements if m.what == "put" and m.value is not None]
         words = [m.value for m in result.measurements if m.what == "put of a word" and m.value is not None]
-        result.summary = f"{min(rates):.0f} to {max(rates):.0f} GB/s" if rates else "started"
+        result.summary = spread(rates, "GB/s") if rates else "started"
         result.summary += (f", a word {max(words):.1f} us" if words else "") + (
             f" (NVSHMEM {version})" if version else ""
         )

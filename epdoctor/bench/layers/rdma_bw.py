@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from epdoctor.bench.causes import named
 from epdoctor.bench.ladder import Bench
-from epdoctor.bench.layers._rdma import ACROSS, BANDWIDTH, LATENCY, RESENT, among_own, measured, settle
+from epdoctor.bench.layers._rdma import ACROSS, BANDWIDTH, LATENCY, RESENT, among_own, measured, settled
 from epdoctor.bench.perftest_run import (
     Answer,
     Campaign,
@@ -30,6 +30,7 @@ CHECKS = (
     "network.mtu-same-on-rails",
     "network.one-route-between-nodes",
 )
+INSTALL = "sudo apt-get install perftest   # on each node; sudo dnf install perftest"
 PACKAGE = "perftest brings it: apt install perftest, dnf install perftest"
 CAUSE_OF_RESENT = "rdma-retry-timeout-fabric"
 
@@ -83,13 +84,15 @@ def judge(
     result.measurements += [
         Measurement(BANDWIDTH, name, status=Status.UNKNOWN, detail=why) for name, why in rails.unknown.items()
     ]
-    settle(result)
+    settled(result)
     failed = {one.what for one in result.failures}
-    if RESENT in failed:
+    # Layer 2 has written over this rail: packets that get lost are why a longer run comes to no end.
+    if RESENT in failed or any(answer.timed_out_s for answer in answers.values()):
         result.causes = named([CAUSE_OF_RESENT])
     if missing and result.status is Status.UNKNOWN:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         result.reason = f"missing: {missing[0]}{more}; {PACKAGE}"
+        result.next = INSTALL
     if found.left_out:
         said = f"{found.left_out} of {found.left_out + len(found.answers)} runs did not fit into the budget (--budget)"
         seen = {name for one in result.measurements for name in (one.a, one.b)}
@@ -134,7 +137,7 @@ def _across(bench: Bench, result: LayerResult, rails: Rails, share: float) -> No
     bad = [one for one in ones if one.status is Status.FAIL]
     if needed:
         result.measurements += ones
-        settle(result)
+        settled(result)
     else:
         # A fabric that is fast along rails only is a choice.
         result.measurements += [one for one in ones if one.status is Status.PASS]

@@ -8,6 +8,7 @@ vllm/envs.py (5600 NIXL side channel), 8000 the API server.
 from __future__ import annotations
 
 import secrets
+import shlex
 import statistics
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,8 +18,8 @@ from epdoctor.bench.expect import Expectation
 from epdoctor.bench.fleet import Call, OperationFailed, WorkerLost
 from epdoctor.bench.ladder import Bench
 from epdoctor.bench.pairs import rounds
-from epdoctor.bench.results import LayerResult, Measurement, count_of, judge_value, overall
-from epdoctor.bench.suspects import suspects
+from epdoctor.bench.results import LayerResult, Measurement, count_of, judge_value
+from epdoctor.bench.settle import and_more, settle
 from epdoctor.model import Status
 
 NUMBER, NAME, TITLE = "1", "tcp", "TCP on vLLM's ports and ephemeral ones"
@@ -27,6 +28,8 @@ PORTS = (29550, 29501, 5600, 8000, 0)
 PAYLOAD_BYTES = 256 * 1024
 """Many times the largest MTU, so that full-size packets travel both ways."""
 CONNECT_S = 5.0
+TRANSFER_S = 10.0
+"""For PAYLOAD_BYTES there and back: 50 kB/s, a thousandth of a slow management network."""
 CHECKS = ("network.ports-open", "names.own-name-not-loopback", "network.vllm-ports-free")
 
 _WORDS = {
@@ -57,7 +60,7 @@ def run(bench: Bench) -> LayerResult:
         for a, b in one:
             partners[a].append(b)
             partners[b].append(a)
-    life_s = max(5.0, min(bench.left_s(), 60.0))
+    life_s = max(1.0, min(bench.left_s(), 60.0))
     with ExitStack() as stack:
         bound = _listen(bench, names, token, life_s, stack)
         calls: dict[str, Call] = {}
@@ -78,6 +81,7 @@ def run(bench: Bench) -> LayerResult:
             ]
             params = {
                 "targets": targets, "token": token, "bytes": PAYLOAD_BYTES, "timeout_s": CONNECT_S,
+                "transfer_s": min(TRANSFER_S, life_s),
                 "slow_ms": bench.expect["tcp_connect"].at_most or 1e9,
             }  # fmt: skip
             try:
@@ -89,16 +93,22 @@ def run(bench: Bench) -> LayerResult:
         for name, call in calls.items():
             bench.watch(f"TCP from {name}")
             try:
-                for value in call.values():
+                for value in call.each():
                     result.measurements.append(_measurement(name, value, bench.expect["tcp_connect"]))
             except (OperationFailed, WorkerLost) as failed:
                 seen = {(m.b, m.what) for m in result.measurements if m.a == name}
+                why = "no time was left for it (--budget)" if _too_late(failed) else str(failed)
                 result.measurements += [
-                    Measurement(port_name(port), name, other, status=Status.UNKNOWN, detail=str(failed))
+                    Measurement(port_name(port), name, other, status=Status.UNKNOWN, detail=why)
                     for other in partners[name]
                     for port in PORTS
                     if (other, port_name(port)) not in seen
                 ]
+    result.measurements += [
+        Measurement("listeners", name, status=Status.UNKNOWN, detail="they did not start in time")
+        for name in names
+        if name not in bound and not bench.fleet[name].lost
+    ]
     for name, ports in bound.items():
         for port, answer in ports.items():
             if answer.get("error") == "EADDRINUSE":
@@ -112,8 +122,14 @@ def run(bench: Bench) -> LayerResult:
                         detail=f"cannot listen: {answer['error']}",
                     )
                 )
-    _judge(result, names)
+    settle(result, broken=_broken, summary=lambda: _summary(result, names))
+    if result.failures:
+        result.next = _next(result)
     return result
+
+
+def _too_late(failed: Exception) -> bool:
+    return isinstance(failed, OperationFailed) and failed.end == "timeout"
 
 
 def _listen(
@@ -132,7 +148,7 @@ def _listen(
     bound: dict[str, dict[int, dict[str, Any]]] = {}
     for name, call in servers.items():
         try:
-            ports = call.value(timeout_s=10)["ports"]
+            ports = call.value(timeout_s=min(10.0, life_s))["ports"]
             bound[name] = {port: dict(ports[str(port)]) for port in PORTS}
         except (OperationFailed, WorkerLost, KeyError, TypeError, ValueError):
             continue
@@ -154,9 +170,21 @@ def _measurement(name: str, value: Any, expect: Expectation) -> Measurement:
         error = str(value.get("error", ""))
         detail = _WORDS.get(error, error)
         if value.get("stage") == "transfer":
+            got = f"{int(value.get('bytes', 0)) // 1024} of {PAYLOAD_BYTES // 1024} KiB"
+            if error == "slow":
+                cut = float(value["limit_s"]) < TRANSFER_S
+                detail = f"slow: {got} came back in {float(value['limit_s']):.0f} s"
+                return Measurement(
+                    what, name, other, status=Status.UNKNOWN if cut else Status.FAIL,
+                    detail=f"{detail}, then the budget was spent" if cut else detail,
+                )  # fmt: skip
+            lost = (
+                "full-size packets get lost (MTU of the path?)"
+                if not value.get("bytes")
+                else "packets get lost"
+            )
             detail = (
-                f"connects, then stalls after {int(value.get('bytes', 0)) // 1024} of "
-                f"{PAYLOAD_BYTES // 1024} KiB: MTU of the path"
+                f"connects, then stalls after {got}: {lost}"
                 if error == "timeout"
                 else f"breaks in the transfer: {detail}"
             )
@@ -165,37 +193,37 @@ def _measurement(name: str, value: Any, expect: Expectation) -> Measurement:
         return Measurement("answer", name, status=Status.UNKNOWN, detail="an answer that makes no sense")
 
 
-def _judge(result: LayerResult, names: list[str]) -> None:
-    result.status = overall(result.measurements)
+def _broken(failures: list[Measurement]) -> str:
+    first = failures[0]
+    why = (
+        f"connects only after {first.value:.0f} ms: packets are lost"
+        if first.value is not None
+        else first.detail
+    )
+    return f"{first.what} of {first.b} from {first.a}: {why}{and_more(failures)}"
+
+
+def _next(result: LayerResult) -> str:
+    """The checks that explain a closed port, on the node that nothing reaches; empty: no port is closed."""
     failures = result.failures
-    if failures:
-        result.suspects = suspects(result.measurements)
-        first = failures[0]
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        why = (
-            f"connects only after {first.value:.0f} ms: packets are lost"
-            if first.value is not None
-            else first.detail
-        )
-        result.broken = f"{first.what} of {first.b} from {first.a}: {why}{more}"
-        blocked = sorted({int(f.what[5:]) for f in failures if f.what.startswith("port ")})
-        if blocked:
-            at = result.suspects[0].name if result.suspects[0].kind == "node" else first.b
-            result.next = f"epdoctor check --all-nodes --select network -l {at}"
-        return
-    if result.status is Status.UNKNOWN:
-        unknown = [one for one in result.measurements if one.status is Status.UNKNOWN]
-        result.reason = f"{unknown[0].a}: {unknown[0].detail}"
-        return
+    if not any(one.what.startswith("port ") for one in failures):
+        return ""
+    first = result.suspects[0]
+    at = failures[0].b
+    if first.kind in ("node", "pair"):
+        at = ",".join(first.name.split(" and "))
+    return f"epdoctor check --all-nodes --select network -l {shlex.quote(at)}"
+
+
+def _summary(result: LayerResult, names: list[str]) -> str:
     times = [one.value for one in result.measurements if one.value is not None]
     mtus = sorted(
         {one.detail.removeprefix("path MTU ") for one in result.measurements if one.detail}, key=int
     )
     pairs = len({frozenset((m.a, m.b)) for m in result.measurements if m.b})
-    result.summary = (
+    if not times:
+        return count_of(len(names), "node")
+    return (
         f"{count_of(pairs, 'pair')} both ways, {len(PORTS)} ports, "
         f"connect {statistics.median(times):.1f} ms (slowest {max(times):.1f})"
-        + (f", path MTU {' and '.join(mtus)}" if mtus else "")
-        if times
-        else f"{len(names)} nodes"
-    )
+    ) + (f", path MTU {' and '.join(mtus)}" if mtus else "")

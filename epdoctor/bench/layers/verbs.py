@@ -15,7 +15,8 @@ from epdoctor.bench.causes import named
 from epdoctor.bench.ladder import Bench
 from epdoctor.bench.pairs import rounds
 from epdoctor.bench.rails import FULL_MESH, Rails, all_rails
-from epdoctor.bench.results import LayerResult, Measurement, count_of, overall
+from epdoctor.bench.results import LayerResult, Measurement, count_of
+from epdoctor.bench.settle import and_more, settle
 from epdoctor.bench.suspects import suspects_of_failed_kinds
 from epdoctor.bench.verbs_run import End, Exchange, exchange
 from epdoctor.model import Status
@@ -86,7 +87,7 @@ def run(bench: Bench) -> LayerResult:
     _again(bench, result, rails, found, ends)
     _setups(result, rails, found, steps)
     _writes(bench, result, rails, found, ends, steps)
-    _settle(result, steps)
+    _settled(result, steps)
     return result
 
 
@@ -216,32 +217,30 @@ def _both(ends: list[tuple[End, End]]) -> set[tuple[End, End]]:
     return {(a, b) for a, b in ends} | {(b, a) for a, b in ends}
 
 
-def _settle(result: LayerResult, steps: Counter[tuple[str, str]]) -> None:
-    result.status = overall(result.measurements)
-    failures = result.failures
-    if failures:
-        result.suspects = suspects_of_failed_kinds(result.measurements)
-        first = failures[0]
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        where = (
-            f"{first.rail} from {first.a} to {first.b}" if first.b else f"{first.rail or 'RDMA'} of {first.a}"
-        )
-        result.broken = f"{where}: {first.detail}{more}"
+def _settled(result: LayerResult, steps: Counter[tuple[str, str]]) -> None:
+    settle(
+        result, broken=_broken, summary=lambda: _summary(result), suspected=suspects_of_failed_kinds
+    )  # fmt: skip
+    if result.failures:
         result.causes = named(_causes(steps))
         common = [step for (step, _), _ in steps.most_common()]
         result.checks = tuple(dict.fromkeys(_CHECK_OF[step] for step in common if step in _CHECK_OF))
         if result.causes:
             result.next = f"epdoctor explain {result.causes[0][0]}"
-        return
-    if result.status is Status.UNKNOWN:
-        unknown = next(one for one in result.measurements if one.status is Status.UNKNOWN)
-        result.reason = f"{unknown.a}: {unknown.detail}"
-        return
+
+
+def _broken(failures: list[Measurement]) -> str:
+    first = failures[0]
+    where = f"{first.rail} from {first.a} to {first.b}" if first.b else f"{first.rail or 'RDMA'} of {first.a}"
+    return f"{where}: {first.detail}{and_more(failures)}"
+
+
+def _summary(result: LayerResult) -> str:
     writes = [one for one in result.measurements if one.what == "write"]
     pairs = {frozenset((one.a, one.b)) for one in writes}
     rails = {one.rail for one in writes}
     across = sum(one.what == "write across rails" for one in result.measurements)
-    result.summary = f"{count_of(len(pairs), 'pair')} both ways on {', '.join(sorted(rails)[:8])}" + (
+    return f"{count_of(len(pairs), 'pair')} both ways on {', '.join(sorted(rails)[:8])}" + (
         f", {across} across rails" if across else ""
     )
 

@@ -4,6 +4,7 @@ pythons   interpreters to try, in order; the first that finds every module of `m
 source    Python source for each rank; or `nvcc` + `cuda` (source text) + `flags`: compiled first, in PARAMS["tmp"]
 ranks     [{"rank", "local_rank", "gpu"}] to start here
 env       variables for all of them; params: what they get as $EPDOCTOR_PARAMS
+tmp_env   names of variables that get PARAMS["tmp"], a folder that goes with the operation
 uid       text for the stdin of each rank but 0; without it, rank 0's value {"uid": ...} is given to the others here
 
 Emits {"missing": ...} and ends, or {"rank": N, ...} for each value and {"rank": N, "rc": status} at a rank's end.
@@ -63,6 +64,7 @@ def compiled():
 def start(argv, rank):
     env = dict(os.environ)
     env.update(PARAMS["env"])
+    env.update((name, PARAMS["tmp"]) for name in PARAMS.get("tmp_env", []))
     env.update(
         RANK=str(rank["rank"]),
         LOCAL_RANK=str(rank["local_rank"]),

@@ -1,9 +1,10 @@
 """Connect to listeners of tcp_serve and move bytes both ways: PARAMS targets [{"node", "host", "port", "echo"}],
-token, bytes, timeout_s, slow_ms. Emits one {"node", "port", "ok", ...} for each target, as it ends.
+token, bytes, timeout_s, transfer_s, slow_ms. Emits one {"node", "port", "ok", ...} for each target, as it ends.
 A connect slower than slow_ms is tried again when all others are done, and the faster one counts: many at once make
 a small machine slow, a path that loses packets stays slow.
 
-A connection that stalls after its first bytes is how a path with too small an MTU looks to TCP."""
+A connection that stalls after its first bytes is how a path with too small an MTU looks to TCP. One that trickles
+is "slow" after transfer_s, so that it holds up nobody."""
 
 import errno
 import os
@@ -18,7 +19,13 @@ IP_MTU, IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h
 AT_ONCE = 32
 
 
+class SlowError(OSError):
+    """Bytes come, but not in time."""
+
+
 def name_of(error):
+    if isinstance(error, SlowError):
+        return "slow"
     if isinstance(error, socket.timeout):
         return "timeout"
     if isinstance(error, socket.gaierror):
@@ -27,7 +34,10 @@ def name_of(error):
 
 
 def read_exactly(connection, size, into):
+    deadline = time.monotonic() + PARAMS["transfer_s"]
     while into[0] < size:
+        if time.monotonic() > deadline:
+            raise SlowError
         data = connection.recv(min(65536, size - into[0]))
         if not data:
             raise OSError(errno.ECONNRESET, "closed")
@@ -66,6 +76,7 @@ def probe(target, again=False):
         found["ok"] = True
     except OSError as error:
         found["error"], found["stage"], found["bytes"] = name_of(error), stage, got[0]
+        found["limit_s"] = PARAMS["transfer_s"]
     finally:
         if connection is not None:
             connection.close()

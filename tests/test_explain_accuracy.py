@@ -12,12 +12,12 @@ from tests.explain.cases import FILES, cases, tally
 
 @pytest.mark.parametrize("name", FILES)
 def test_right_often_enough(name: str) -> None:
-    # Every third of the many fresh texts: all of them take a quarter of a minute (python -m tests.explain.accuracy).
-    counts, wrong = tally(list(cases(name))[:: 3 if name == "fresh" else 1])
+    # A part of the many fresh and blind texts: all of them take half a minute (python -m tests.explain.accuracy).
+    counts, wrong = tally(list(cases(name))[:: {"fresh": 3, "blind": 4}.get(name, 1)])
     shown = [f"{case.id} {case.form} {sorted(case.right)}" for case in wrong]
     assert counts.first >= 0.90 * counts.positives, shown
     assert counts.among_three >= 0.97 * counts.positives, shown
-    assert counts.false_alarms <= 0.03 * counts.negatives, shown
+    assert counts.false_alarms <= max(1, 0.03 * counts.negatives), shown  # one in a small part is no rate
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -29,7 +29,7 @@ def test_labels_are_causes(name: str) -> None:
     assert unknown == set()
 
 
-@pytest.mark.parametrize("name", ["serving", "communication"])
+@pytest.mark.parametrize("name", ["serving", "communication", "blind"])
 def test_no_labelled_text_is_a_signature(name: str) -> None:
     """Examples are the programs' words, never a labelled line with its made-up addresses, numbers and names."""
     catalogue = load_causes()

@@ -135,10 +135,12 @@ def test_quoted_prompt_is_no_evidence() -> None:
 
 def test_context_is_sought_around_a_hit_only() -> None:
     hit = "Failed to register memory 0x7ed180000000: Cannot allocate memory [12]\n"
-    near = "$ ulimit -l\nmax locked memory       (kbytes, -l) 64\n"
+    near = (
+        "$ cat /proc/self/limits\nMax locked memory         65536                65536                bytes\n"
+    )
     with_context = explain_text((hit + near).encode()).results[0]
     assert with_context.cause.id == "memlock-limit"
-    assert with_context.context == 1
+    assert with_context.context >= 1
     far = explain_logs([("x", [(hit + HEALTHY * 3000 + near).encode()])]).results
     assert all(candidate.context == 0 for candidate in far if candidate.cause.id == "memlock-limit")
     assert explain_text(near.encode()).results == [] or not explain_text(near.encode()).results[0].strong

@@ -20,7 +20,7 @@ def _examples() -> list[tuple[str, str]]:
         (s.regex, line)
         for c in causes
         for s in causes[c].signatures
-        if s.strength != "context"
+        if s.strength in ("strong", "weak")
         for text in (s.example, *s.more_examples)
         for line in text.splitlines()
         if compile_regex(s.regex).search(line.encode())

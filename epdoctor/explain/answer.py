@@ -30,9 +30,11 @@ TYPED_BYTES = 700
 """A longer text is a log, not something that a person typed."""
 TYPED_NAMES = 0.50
 """Typed words name a cause from this score on."""
+TYPED_NAMES_CALM = 0.6
+"""The same for words that tell of no trouble: a state, a version, a thing that was done."""
 TYPED_NAMES_LONG = 0.34
 """The same for a text of many words, where one cause stands out: a long description is never covered in full."""
-TYPED_NAMES_TOLD, TYPED_NAMES_TOLD_CLOSE = 0.18, 0.26
+TYPED_NAMES_TOLD, TYPED_NAMES_TOLD_CLOSE = 0.30, 0.36
 """The same for a fault told in sentences: where one cause stands out, and where two are close."""
 _TOLD_WORDS = 9
 TYPED_NAMES_PROGRAM = 0.74
@@ -184,7 +186,7 @@ def _with_typed(
     shorter = _EXCEPTION.sub("", without_head(text))
     if "\n" in text.strip() or len(tokens(shorter)) < 3:
         shorter = text
-    nearest = [] if is_bare_name(text) else index.rank(shorter)
+    nearest = [] if is_bare_name(text) else index.rank(shorter, printed=is_program_output(text))
     needed = _needed(text, len(words), nearest)
     for typed in nearest:
         cause = catalogue[typed.cause_id]
@@ -218,6 +220,8 @@ def _needed(text: str, words: int, nearest: list[Typed]) -> float:
     """The score from which typed words name a cause."""
     if is_program_output(text):
         return TYPED_NAMES_PROGRAM if tells_of_trouble(text) else _NEVER
+    if not tells_of_trouble(text):
+        return TYPED_NAMES_CALM
     if words >= _TOLD_WORDS and is_told(text):
         close = len(nearest) > 1 and nearest[0].score < 1.15 * nearest[1].score
         return TYPED_NAMES_TOLD_CLOSE if close else TYPED_NAMES_TOLD
@@ -237,7 +241,7 @@ def _by_lines(
             continue
         line = _EXCEPTION.sub("", without_head(item.text))
         words = set(tokens(line))
-        for typed in index.rank(line, limit=2):
+        for typed in index.rank(line, limit=2, printed=True):
             cause = catalogue[typed.cause_id]
             known = best.get(cause.id)
             if len(words) < 3 or (known and known.typed >= typed.score):

@@ -15,10 +15,11 @@ from epdoctor.explain.literals import MIN_LENGTH, required_literals
 from epdoctor.model import Action
 from epdoctor.paths import data_dir
 
-STRENGTHS = ("strong", "weak", "context")
+STRENGTHS = ("strong", "weak", "context", "deciding", "excluding")
+_AROUND = ("context", "deciding", "excluding")
 PERSON = "any"
 """The `program` of a signature for what people and notes of any origin say."""
-_FORMAT = 5
+_FORMAT = 7
 """Part of the cache's name: raised whenever the compiled form changes."""
 
 _REQUIRED = {"id", "title", "layer", "action", "meaning", "signatures", "fix", "references", "since"}
@@ -34,7 +35,8 @@ class Signature:
 
     regex: str
     strength: str
-    """strong: names the cause by itself; weak: several causes print it; context: only raises a named cause."""
+    """strong: names the cause by itself; weak: several causes print it; context: only raises a named cause;
+    deciding: raises it above the neighbours that print the same line; excluding: it is not this cause."""
     program: str
     version: str
     example: str
@@ -76,6 +78,14 @@ class Cause:
     @property
     def contexts(self) -> tuple[str, ...]:
         return tuple(s.regex for s in self.signatures if s.strength == "context")
+
+    @property
+    def deciders(self) -> tuple[str, ...]:
+        return tuple(s.regex for s in self.signatures if s.strength == "deciding")
+
+    @property
+    def excluders(self) -> tuple[str, ...]:
+        return tuple(s.regex for s in self.signatures if s.strength == "excluding")
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def _compile(root: Path) -> dict[str, Any]:
     found: dict[str, list[list[str]]] = {}
     for cause_id, value in sorted(causes.items()):
         for signature in value["signatures"]:
-            if signature["strength"] != "context":
+            if signature["strength"] not in _AROUND:
                 kinds = found.setdefault(signature["regex"], [[], [], []])
                 kinds[STRENGTHS.index(signature["strength"])].append(cause_id)
         for regex in value.get("consequences", []):
@@ -214,10 +224,10 @@ def _validate_signature(signature: Any, refuse: Any) -> None:
         if not isinstance(signature.get(key), str) or not signature[key].strip():
             refuse(f"signature {signature.get('regex')!r}: {key} must be a text")
     if signature["strength"] not in STRENGTHS:
-        refuse(f"strength {signature['strength']!r} is not strong, weak or context")
+        refuse(f"strength {signature['strength']!r} is not strong, weak, context, deciding or excluding")
     _texts(signature.get("more_examples", []), "more_examples", refuse)
     for example in (signature["example"], *signature.get("more_examples", [])):
-        needs = signature["strength"] != "context" and not signature.get("literal")
+        needs = signature["strength"] not in _AROUND and not signature.get("literal")
         _validate_regex(signature["regex"], example, refuse, literal=needs)
 
 

@@ -22,6 +22,10 @@ _FAULT = re.compile(
     r"|invalid|missing|mismatch|hang|hung|stuck|kill|dead|\bdie[sd]?\b|lost|broke|corrupt|slow|wrong|garbage|oom\b|out of|xid"
 )
 """The clearer ones: "how many ...? not deployed yet" tells of none."""
+_CALM = re.compile(
+    r"(?i)\bnothing (is |was )?(broken?|wrong|failed|crashed|urgent)|\beverything (runs|works|is (fine|ok|good|green))|\ball (is )?(good|fine|green)\b"
+    r"|\bno (problem|issue)s?\b|\bjust (asking|planning|curious|wondering)"
+)
 _PROGRAM = re.compile(
     r"(?m)^\W{0,3}[\w.]{0,80}(Error|Exception|Warning)(:|\W{0,3}$)"
     r"|^\W{0,3}(INFO|WARN(ING)?|ERROR|DEBUG)\b|\b(NCCL|NVSHMEM|NIXL|UCX) +(INFO|WARN|ERROR|DEBUG|DIAG|TRACE)\b|\bINFO\b.{0,40}\["
@@ -66,6 +70,8 @@ def asks_only(text: str) -> bool:
     plain = text.strip()
     if "\n" in plain:
         return False
+    if "?" in plain and _CALM.search(plain[:2000]):
+        return True
     if _ASKS_HOW.search(plain[:600]):
         return not _FAULT.search(plain[:2000])
     return bool(_ASKS.search(plain[:600])) and not _SYMPTOM.search(plain[:2000])

@@ -8,6 +8,7 @@ understood, and what is not understood gives no literal, never a wrong one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 MIN_LENGTH = 3
 """A shorter literal would be found in nearly every line."""
@@ -32,6 +33,7 @@ _EMPTY = _Info(frozenset({""}), None)
 _ANY = _Info(None, None)
 
 
+@cache
 def required_literals(regex: str) -> tuple[str, ...]:
     """Lower-case literals of which each match (without regard to case) holds at least one; () where none is found."""
     parser = _Parser(regex)

@@ -24,6 +24,10 @@ SAME_LINE = 0.5
 FOLLOWS = 0.4
 """Factor for a weak line that another cause, seen above it, triggers as well."""
 CONTEXT = 2.0
+DECIDING = 8.0
+"""For what lies around a line that several causes print and says which of them it is."""
+EXCLUDING = 8.0
+"""Taken off for what lies around a line and says that it is not this cause."""
 FIRST = 3.0
 """For the cause that shows first; half of it for the next one, and so on."""
 QUIET, QUIET_STRONG, QUIET_PHRASE = 0.5, 0.8, 0.5
@@ -160,16 +164,19 @@ def _score(candidate: Candidate, points: list[_Point], scans: list[Scan]) -> Non
         lines.add(point.line)
         if len(regexes) == 5:
             break
-    contexts = _contexts(candidate, scans)
-    candidate.context = len(contexts)
-    candidate.evidence.extend(contexts)
-    score += CONTEXT * min(len(contexts), 3)
+    contexts = _contexts(candidate, candidate.cause.contexts, scans)
+    deciding = _contexts(candidate, candidate.cause.deciders, scans)
+    candidate.context = len(contexts) + len(deciding)
+    candidate.evidence.extend(deciding + contexts)
+    candidate.strong += bool(deciding)
+    if _contexts(candidate, candidate.cause.excluders, scans):
+        score -= EXCLUDING
+    score += CONTEXT * min(len(contexts), 3) + DECIDING * bool(deciding)
     candidate.score = score + 0.15 * math.log2(1 + candidate.cause.reports)
 
 
-def _contexts(candidate: Candidate, scans: list[Scan]) -> list[Evidence]:
-    """Context signatures near the cause's own lines, one line each."""
-    regexes = candidate.cause.contexts
+def _contexts(candidate: Candidate, regexes: tuple[str, ...], scans: list[Scan]) -> list[Evidence]:
+    """These signatures near the cause's own lines, one line each."""
     if not regexes:
         return []
     wanted: dict[str, set[int]] = {}

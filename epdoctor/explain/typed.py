@@ -13,7 +13,7 @@ from epdoctor.compiled import load_compiled
 from epdoctor.explain.causes import Catalogue, Cause, load_causes
 from epdoctor.paths import data_dir
 
-_FORMAT = 4
+_FORMAT = 5
 _WORD = re.compile(r"[a-z]+|[0-9]+")
 _STOP = frozenset(
     [
@@ -72,6 +72,27 @@ _STOP = frozenset(
         "just",
         "only",
         "also",
+        "cant",
+        "wont",
+        "doesnt",
+        "isnt",
+        "dont",
+        "someone",
+        "somebody",
+        "overnight",
+        "yesterday",
+        "since",
+        "until",
+        "again",
+        "although",
+        "apparently",
+        "weird",
+        "insists",
+        "throws",
+        "suddenly",
+        "everything",
+        "nothing",
+        "somehow",
         "after",
         "before",
         "while",
@@ -123,7 +144,15 @@ _STOP = frozenset(
     ]
 )
 _SPELLING = re.compile(r"[a-z]{4,24}")
-_WEIGHTS = {"say": 1.0, "title": 0.9, "strong": 0.9, "weak": 0.7, "meaning": 0.45, "context": 0.45}
+_WEIGHTS = {
+    "say": 1.0,
+    "title": 0.9,
+    "strong": 0.9,
+    "weak": 0.7,
+    "meaning": 0.45,
+    "context": 0.45,
+    "deciding": 0.45,
+}
 _MAX_TOKENS = 60
 
 
@@ -200,6 +229,8 @@ def build_index(causes: Iterable[Cause]) -> dict[str, Any]:
         texts = [(phrase, "say") for phrase in cause.say]
         texts += [(cause.title, "title"), (cause.id.replace("-", " "), "title"), (cause.meaning, "meaning")]
         for signature in cause.signatures:
+            if signature.strength == "excluding":
+                continue
             texts += [(text, signature.strength) for text in (signature.example, *signature.more_examples)]
         for text, kind in texts:
             spellings.update(_SPELLING.findall(text.lower()))
@@ -238,8 +269,10 @@ class TypedIndex:
         """Words of at least four letters as they are written, with their endings."""
         self._unknown = math.log(1 + len(self.names) / 2)
 
-    def rank(self, text: str, limit: int = 10) -> list[Typed]:
-        """Best first. A word that no cause knows counts against all, as a rare word would."""
+    def rank(self, text: str, limit: int = 10, *, printed: bool = False) -> list[Typed]:
+        """Best first. A word that no cause knows counts against all, as a rare word would.
+
+        A line that a program printed is compared with what programs print, not with a person's words."""
         query = tokens(text)
         total = 0.0
         cause_words: dict[int, float] = {}
@@ -256,8 +289,10 @@ class TypedIndex:
             for known, likeness in meant.items():
                 value = best * likeness
                 for phrase in self.words[known]:
-                    shared[phrase] = max(shared.get(phrase, 0.0), 0.0) + value / len(meant)
                     number, weight, _ = self.phrases[phrase]
+                    if printed and weight == _WEIGHTS["say"]:
+                        continue
+                    shared[phrase] = shared.get(phrase, 0.0) + value / len(meant)
                     here[number] = max(here.get(number, 0.0), value * weight)
             for number, value in here.items():
                 cause_words[number] = cause_words.get(number, 0.0) + value

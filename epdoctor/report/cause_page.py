@@ -14,16 +14,22 @@ def cause_page(cause: Cause) -> str:
     ]
     if cause.silent:
         parts.append("No program says so: only a check finds it.")
-    own = [s for s in cause.signatures if s.strength != "context"]
+    own = [s for s in cause.signatures if s.strength in ("strong", "weak")]
     if own:
         rows = ["| program | version | line | names it |", "| --- | --- | --- | --- |"]
         for s in own:
             alone = "by itself" if s.strength == "strong" else "with others"
             rows.append(f"| {_cell(s.program)} | {_cell(s.version)} | `{_cell(s.example)}` | {alone} |")
         parts += ["## How programs say it", "\n".join(rows)]
-    contexts = [s for s in cause.signatures if s.strength == "context"]
+    contexts = [s for s in cause.signatures if s.strength in ("context", "deciding")]
     if contexts:
         parts += ["## What around it speaks for it", "\n".join(f"- `{_cell(s.example)}`" for s in contexts)]
+    excluding = [s for s in cause.signatures if s.strength == "excluding"]
+    if excluding:
+        parts += [
+            "## What around it speaks against it",
+            "\n".join(f"- `{_cell(s.example)}`" for s in excluding),
+        ]
     if cause.look_alikes:
         parts += ["## What it is not", "\n".join(f"- `{_cell(line)}`" for line in cause.look_alikes)]
     if cause.consequences:

@@ -71,7 +71,10 @@ def write_log(path: Path, size_bytes: int, kind: str) -> None:
     """A log of about this size; of the last kind every third line is an example of the catalogue."""
     causes = load_causes()
     examples = [
-        s.example.split("\n")[0] for c in causes for s in causes[c].signatures if s.strength != "context"
+        s.example.split("\n")[0]
+        for c in causes
+        for s in causes[c].signatures
+        if s.strength in ("strong", "weak")
     ]
     block = "".join(
         _line(number, kind, examples) + "\n" for number in range(3 * max(4000, len(examples)))

@@ -166,8 +166,16 @@ FIRST_LOOK = (
     "alarms 0 of 22. The causes got more of a person's words. Round 6, 60 texts: top-1 and top-3 56 (93.3 %); program "
     "output 21 of 21, typed 35 of 39; false alarms 1 of 24. Labels that named no cause of the catalogue (3 in round 4, 9 "
     "in round 5) are put right in these figures; 2 texts of round 5 that have no cause in it are left out."
-    "\n\nSo a log that has the error is explained nine times in ten or better; a person's loose description of a rarer "
-    "fault is where explain is weakest, and there it says that it does not know."
+    "\n\nThe texts of `blind.jsonl` are by authors who saw neither signatures nor code, over all causes of the starting "
+    "catalogue: the fairest look. Round 7, three authors, 346 texts: top-1 271 (78.3 %), top-3 293 (84.7 %); program "
+    "output 207 and 227 of 245, typed 64 and 66 of 101; false alarms 2 of 60. Then a long account in a person's words "
+    "was weighed anew, and three people who had not seen these texts went through all causes: more of what programs "
+    "print, more of what people say. The same texts after that, before anything was changed for one of them: top-1 306 "
+    "(88.4 %), top-3 327 (94.5 %). Round 8, 100 new texts, then: top-1 86, top-3 91; false alarms 0 of 20. Lines "
+    "around a hit that decide between neighbours came of it. Round 9, 80 new texts of 80 causes: top-1 73 (91.3 %), "
+    "top-3 76 (95.0 %); typed 13 and 14 of 14; false alarms 3 of 50."
+    "\n\nSo a text with the error in it is explained nine times in ten. Two causes that print the same line, told apart "
+    "by something three lines away, are where explain is weakest: then it lists both."
 )
 
 

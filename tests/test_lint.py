@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -254,6 +256,41 @@ def test_running_names_the_rank_that_differs(lint: Lint, tmp_path: Path) -> None
     assert "launch.flags-equal" in output
     assert "gpu01 pid 4711" in output
     assert "2 live servers" in output
+
+
+def test_what_to_type_where_a_live_process_does_not_tell(lint: Lint, tmp_path: Path) -> None:
+    head = ["serve", *words(HEAD), "--data-parallel-size", "many"]
+    where = recording(tmp_path / "r", {"gpu01": head})
+    _, output = lint("--running", "--from", str(where), "--select", "launch.ranks-covered-once")
+    assert "CANNOT TELL" in output
+    assert "--env-file" not in output
+
+
+def test_what_to_type_for_a_patch(lint: Lint) -> None:
+    patch = """apiVersion: apps/v1
+kind: Deployment
+metadata: {name: decode}
+spec:
+  template:
+    spec:
+      containers:
+      - name: modelserver
+        command: [sh, -c, "vllm serve m --tensor-parallel-size 4"]
+"""
+    code, output = lint("patch.yaml", patch_yaml=patch)
+    assert code == 3
+    assert "next       kubectl kustomize FOLDER | epdoctor lint -" in output
+
+
+def test_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "epdoctor", "lint", "-", "--no-state"],
+        input="vllm serve m --enable-expert-paralel\n",
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "/dev/stdin:1:14: --enable-expert-paralel" in done.stdout
+    assert "EDITOR" not in done.stdout.rpartition("next ")[2]
 
 
 def test_against_recorded_nodes(lint: Lint, tmp_path: Path) -> None:

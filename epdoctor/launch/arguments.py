@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from epdoctor.launch.flags import Flag, Flags, load
 from epdoctor.launch.model import Option, Server, Value
@@ -23,8 +23,12 @@ MODULES = (
     "vllm.entrypoints.api_server",
 )
 """`python -m` of these is `vllm serve` (the second one after the word "serve")."""
+FRONT_ENDS = ("dynamo.vllm",)
+"""Modules around vLLM's engine: they take its options beside their own, and place the ranks themselves."""
 _NEGATIVE = re.compile(r"-\d+(\.\d*)?$|-\.\d+$")
 MAX_WORDS = 5000
+NO_VALUE = "no value"
+"""Source of the empty value of an option that stands alone."""
 
 
 def looks_like_option(text: str) -> bool:
@@ -61,6 +65,23 @@ def canonical(written: str, flags: Flags) -> tuple[str, bool, Flag | None]:
     return base + dot + key, False, flag
 
 
+def _abbreviated(name: str, flags: Flags, version: str) -> tuple[str, bool, Flag | None]:
+    """argparse takes the beginning of a long option where only one option begins so (allow_abbrev)."""
+    base, dot, key = name.partition(".")
+    if len(base) < 3:
+        return name, False, None
+    longer = [full for full in flags.flags if full.startswith(base) and flags.known(full, version)]
+    off = [
+        full
+        for full, flag in flags.flags.items()
+        if flag.paired and f"no-{full}".startswith(base) and flags.known(full, version)
+    ]
+    if len(longer) + len(off) != 1:
+        return name, False, None
+    full = (longer or off)[0]
+    return full + dot + key, bool(off), flags.flags[full]
+
+
 def parse_words(words: Sequence[Text], flags: Flags, version: str) -> Parsed:
     """What `vllm serve` makes of the words after `serve`."""
     parsed = Parsed()
@@ -82,6 +103,8 @@ def parse_words(words: Sequence[Text], flags: Flags, version: str) -> Parsed:
             position = _optimization(parsed, word, words, position)
             continue
         name, negated, flag = canonical(written, flags)
+        if flag is None and written.startswith("--"):
+            name, negated, flag = _abbreviated(name, flags, version)
         known = flags.known(name, version) and not (negated is False and flag is None)
         kind = flag.kind if flag is not None else ""
         if "." in name:
@@ -124,7 +147,7 @@ def _optimization(parsed: Parsed, word: Text, words: Sequence[Text], position: i
 
 def _value(word: Text, words: Sequence[Text], position: int, kind: str, negated: bool) -> tuple[Value, int]:
     """The option's value and the position after it."""
-    alone = Value("", word.location)
+    alone = Value("", word.location, source=NO_VALUE)
     if kind == "switch" or negated or position >= len(words):
         return alone, position
     following = words[position]
@@ -164,11 +187,20 @@ def add_server(
     words: Sequence[Text],
     environment: Mapping[str, tuple[Text, str]],
     location: Location,
+    front_end: str = "",
 ) -> None:
     """A server from the words after `vllm serve` (or the module's name)."""
     flags = load()
     version = reading.vllm_version or setting.vllm_version
     parsed = parse_words(words, flags, version)
+    if front_end:
+        # Options of its own are not in the table; what resembles one of vLLM's is a slip.
+        parsed.options = {
+            name: option
+            if option.known_to_vllm or (flags.similar(name, version) and not name.startswith("dyn-"))
+            else replace(option, known_to_vllm=True)
+            for name, option in parsed.options.items()
+        }
     config = parsed.options.get("config")
     if config is not None:
         from epdoctor.launch.config_file import merge
@@ -177,11 +209,13 @@ def add_server(
     model = parsed.model
     given = parsed.options.get("model")
     if given is not None and (model is None or given.written.startswith("--")):
-        # vLLM moves --model in front of the positional one.
+        # vLLM moves --model in front of the positional one, which then belongs to nothing.
+        if model is not None:
+            parsed.stray.insert(0, model)
         model = given.value
     for value in (model, *(option.value for option in parsed.options.values()), *parsed.stray):
         for name in value.unresolved if value is not None else ():
-            if name.startswith("<") and value is not None:
+            if name.startswith("<") and not name.endswith("_>") and value is not None:
                 reading.report(
                     f"{name} is not filled in",
                     "a value in its place",
@@ -199,11 +233,13 @@ def add_server(
             repeated=tuple(parsed.repeated),
             environment=values,
             node=setting.node,
+            machine=setting.machine if not setting.node and setting.pod is None else "",
             index=setting.index,
             group=setting.group,
             pod=setting.pod,
             vllm_version=version,
             visible_gpus=visible(values, setting),
             stray=tuple(parsed.stray),
+            front_end=front_end,
         )
     )

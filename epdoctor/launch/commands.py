@@ -6,13 +6,15 @@ import re
 from dataclasses import replace
 
 from epdoctor.launch import remote
-from epdoctor.launch.arguments import MODULES, add_server
+from epdoctor.launch.arguments import FRONT_ENDS, MODULES, add_server
 from epdoctor.launch.reading import Reading, Setting
 from epdoctor.launch.shell.scope import Scope, environment_scope
 from epdoctor.launch.shell.text import Script, Text, base_name, text_script
 from epdoctor.launch.sources import beside
 
 Environment = dict[str, tuple[Text, str]]
+_STARTS = re.compile(r"\bvllm\s+serve\b|vllm\.entrypoints\.")
+_USES_ARGUMENTS = re.compile(r"\$[@*0-9#]|\$\{[@*0-9#]")
 SHELLS = ("bash", "sh", "dash", "zsh", "ksh")
 _PYTHON = re.compile(r"python[0-9.]*")
 _NOT_STARTING = frozenset(
@@ -80,7 +82,8 @@ def launch(
             continue
         handler = remote.HANDLERS.get(name)
         if handler is not None:
-            return handler(reading, setting, scope, words, environment, stdin)
+            # ssh, srun, docker: another machine, or a network of its own.
+            return handler(reading, replace(setting, machine=""), scope, words, environment, stdin)
         return _other(reading, setting, scope, words, environment, stdin)
     return None
 
@@ -111,6 +114,9 @@ def _python(reading: Reading, setting: Setting, words: list[Text], environment: 
         text = words[position].text
         if text == "-m" and position + 1 < len(words):
             module, rest = words[position + 1].text, words[position + 2 :]
+            if module in FRONT_ENDS:
+                add_server(reading, setting, rest, environment, words[position + 1].location, module)
+                return
             if module not in MODULES and module != "vllm":
                 return
             if rest and rest[0].text == "serve":
@@ -169,6 +175,21 @@ def _shell(
         if not text.startswith("--") and "c" in text[1:]:
             if position + 1 < len(words):
                 rest = words[position + 2 :]
+                lost = next((word for word in rest if word.text.startswith("--")), None)
+                if (
+                    lost is not None
+                    and _STARTS.search(words[position + 1].text)
+                    and not _USES_ARGUMENTS.search(words[position + 1].text)
+                ):
+                    reading.report(
+                        f"{lost.text[:60]} stands after the text of {text}: the shell gets it, vLLM does not",
+                        f"one text: {text} 'vllm serve MODEL {lost.text[:30]} ...'",
+                        lost.location,
+                    )
+                    # Read as it was meant.
+                    whole = remote.joined([words[position + 1], *rest])
+                    run(reading, setting, scope, text_script(whole), environment, ())
+                    return None
                 run(reading, setting, scope, text_script(words[position + 1]), environment,
                     tuple(rest[1:]), rest[0] if rest else None)  # fmt: skip
             return None
@@ -237,7 +258,11 @@ def _other(
             first in SHELLS and len(here) > 1 and here[1].text.startswith("-") and "c" in here[1].text
         ):
             return launch(reading, setting, scope, here, environment)
-        if _PYTHON.fullmatch(first) and len(here) > 2 and any(word.text in MODULES for word in here[1:8]):
+        if (
+            _PYTHON.fullmatch(first)
+            and len(here) > 2
+            and any(word.text in MODULES or word.text in FRONT_ENDS for word in here[1:8])
+        ):
             return launch(reading, setting, scope, here, environment)
         text = here[0].text
         if (

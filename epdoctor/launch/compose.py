@@ -117,7 +117,8 @@ def _environment(
     return found
 
 
-def _gpus(service: Mapping) -> int | None:
+def _gpus(service: Mapping) -> tuple[int | None, Node | None]:
+    """How many, and where that stands."""
     devices: Node | None = service
     for name in ("deploy", "resources", "reservations", "devices"):
         devices = devices.get(name) if isinstance(devices, Mapping) else None
@@ -126,11 +127,11 @@ def _gpus(service: Mapping) -> int | None:
             continue
         ids, count = device.get("device_ids"), device.get("count")
         if isinstance(ids, Sequence):
-            return len(ids.items)
+            return len(ids.items), ids
         if isinstance(count, Scalar) and isinstance(count.value, int):
-            return count.value
+            return count.value, count
     whole = service.get("gpus")
-    return gpu_count(whole.text) if isinstance(whole, Scalar) else None
+    return (gpu_count(whole.text), whole) if isinstance(whole, Scalar) else (None, None)
 
 
 def _pod(name: str, key: Mapping, image: str, values: dict[str, Text]) -> Pod:
@@ -150,12 +151,14 @@ def _pod(name: str, key: Mapping, image: str, values: dict[str, Text]) -> Pod:
     )
     raw = key.plain()
     added = key.get("cap_add")
+    gpus, gpu_place = _gpus(key)
+    named = (("gpus", gpu_place), ("shm", key.get("shm_size")), ("memlock", limit), ("security", added))
     return Pod(
         kind="compose service",
         name=name,
         container=text("container_name") or name,
         location=key.location,
-        gpus=_gpus(key),
+        gpus=gpus,
         capabilities=tuple(t.text.upper() for t in _texts(added, values))
         if isinstance(added, Sequence)
         else (),
@@ -166,6 +169,7 @@ def _pod(name: str, key: Mapping, image: str, values: dict[str, Text]) -> Pod:
         shm_mounted=bool(shm) or mounted,
         memlock_bytes=memlock(limit.text) if isinstance(limit, Scalar) else None,
         image=image,
+        places={name: node.location for name, node in named if node is not None},
         raw=raw if isinstance(raw, dict) else {},
     )
 

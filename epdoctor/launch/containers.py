@@ -21,7 +21,7 @@ _FLAGS = frozenset(
      "--privileged", "--init", "-P", "--publish-all", "--read-only", "--oom-kill-disable", "--no-healthcheck",
      "--sig-proxy", "-q", "--quiet", "--replace", "-td", "-dt")
 )  # fmt: skip
-_TAG = re.compile(r"v?(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)(?:[.-].*)?")
+_TAG = re.compile(r"v?(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)(?:(?:[.-]|rc|post|dev).*)?")
 
 
 _TWO_IN_ONE = re.compile(r"(--?[A-Za-z][\w.-]*)[ \t]+(\S.*)", re.S)
@@ -29,15 +29,21 @@ _RUNS_TEXT = re.compile(r"-[a-z]*c")
 """bash -c, -lc, -ec: what follows is a text with options of its own."""
 
 
+_INSIDE = re.compile(r"(?:^|[-_])v(\d{1,3}\.\d{1,3}\.\d{1,3})(?![\d.])")
+_NAMED = re.compile(r"vllm[-_]?v?(\d{1,3}\.\d{1,3}\.\d{1,3})(?![\d.])")
+
+
 def image_version(image: str) -> str:
-    """vLLM's version where an image of vLLM is named with its release: vllm/vllm-openai:v0.33.0; else empty."""
+    """vLLM's version where an image of vLLM is named with its release: vllm/vllm-openai:v0.33.0; else empty.
+
+    Builds of others: aibrix/vllm-openai:lmcache-v0.8.5-20250418, rocm/vllm:rocm6.4.1_vllm_0.9.1, and vllm-ascend,
+    whose releases bear vLLM's numbers. vllm:25.09 of NVIDIA is a month."""
     name, _, tag = image.partition("@")[0].rpartition(":")
     folder, _, last = name.lower().rpartition("/")
-    if "/" in tag or not (
-        last.startswith("vllm-openai") or (folder.endswith("vllm") and last.startswith("vllm"))
-    ):
+    if "/" in tag or not last.startswith(("vllm", "llmd-vllm")):
         return ""
-    match = _TAG.fullmatch(tag)
+    of_vllm = "vllm-openai" in last or last == "vllm-ascend" or folder.endswith("vllm")
+    match = (_TAG.fullmatch(tag) or _INSIDE.search(tag) if of_vllm else None) or _NAMED.search(tag)
     return match[1] if match else ""
 
 
@@ -47,6 +53,20 @@ def serves(image: str) -> bool:
     vllm/vllm-openai and its builds: ENTRYPOINT ["vllm", "serve"] (vllm-project/vllm docker/Dockerfile)."""
     name = image.rpartition("/")[2].partition(":")[0].partition("@")[0].lower()
     return name.startswith(("vllm-openai", "vllm_openai")) or name in ("vllm", "vllm-rocm")
+
+
+_VLLM_ONLY = frozenset(
+    ("enable-expert-parallel", "all2all-backend", "kv-transfer-config", "gpu-memory-utilization", "enable-eplb",
+     "eplb-config", "max-num-batched-tokens", "data-parallel-size-local")
+)  # fmt: skip
+
+
+def _for_vllm(words: list[Text]) -> bool:
+    """Arguments alone, for an image of another name: options that only vLLM's server has say whose they are."""
+    if not words or not words[0].text.startswith("--"):
+        return False
+    names = (word.text.partition("=")[0].partition(".")[0] for word in words[:400])
+    return any(name.removeprefix("--").replace("_", "-") in _VLLM_ONLY for name in names)
 
 
 def size_bytes(text: str) -> int | None:
@@ -133,7 +153,7 @@ def start_in_image(
     words = [*entrypoint, *command]
     if entrypoint and entrypoint[0].text:
         launch(reading, setting, scope, words, environment)
-    elif serves(image) and (command or setting.pod is not None):
+    elif (serves(image) and (command or setting.pod is not None)) or _for_vllm(command):
         if len(command) > 1 and command[0].text.rpartition("/")[2] == "vllm" and command[1].text == "serve":
             command = command[2:]
         elif command and command[0].text.rpartition("/")[2] in ("bash", "sh", "python", "python3", "env"):

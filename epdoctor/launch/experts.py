@@ -70,3 +70,18 @@ def redundant_experts(server: Server) -> int:
         return 0
     value = config.values.get("num_redundant_experts", 0)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 20 else 0
+
+
+def attention_heads(launch: LaunchSet, server: Server) -> int:
+    """num_attention_heads, which a tensor-parallel group divides; 0 where nothing says it."""
+    config: Mapping[str, Any] | None = launch.model_config
+    if config is None:
+        known = server.model is not None and server.model.known
+        row = numbers_row(server.model.text) if known and server.model is not None else None
+        config = None if row is None else row["config"]
+    inner = config.get("text_config") if config is not None else None
+    for names in (config, inner):
+        heads = _number(names, ("num_attention_heads",)) if isinstance(names, Mapping) else None
+        if heads is not None:
+            return heads
+    return 0

@@ -7,13 +7,17 @@ of the dotted form is JSON where it parses as such, else text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from epdoctor.exceptions import Unmeasured
 from epdoctor.launch.layout import require_known
 from epdoctor.launch.model import Option, Server
 from epdoctor.model import Location
+
+_TEMPLATE = re.compile(r"\$\{[A-Za-z_]\w{0,60}(?:\.\w{1,60}){1,10}\}")
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ def merged(server: Server, name: str) -> JsonConfig | None:
             try:
                 loaded = json.loads(text)
             except json.JSONDecodeError as error:
+                if template := _TEMPLATE.search(text):
+                    # No name that a shell could fill in: another program's template.
+                    raise Unmeasured(
+                        f"{option.location}: {option.written} holds {template[0][:60]} (not resolved)"
+                    ) from error
                 return JsonConfig(
                     None, _place(option, text, error.pos), {}, _explained(text, error.pos, error.msg)
                 )
@@ -90,7 +99,10 @@ def merged(server: Server, name: str) -> JsonConfig | None:
                 return JsonConfig(None, option.location, {}, f"is {type(loaded).__name__}, not an object")
             for inner, value in loaded.items():
                 values[str(inner)] = value
-                places[str(inner)] = option.location
+                offset = max(0, text.find(json.dumps(str(inner))))
+                places[str(inner)] = (
+                    _place(option, text, offset) if "\n" in text[:offset] else option.location
+                )
         else:
             path = [part.replace("-", "_") for part in key.split(".") if part][:8]
             if not path:

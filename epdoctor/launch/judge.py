@@ -153,7 +153,8 @@ def host_of(server: Server) -> str:
     if server.node or server.pod is not None:
         return server.node
     own = (server.variable("VLLM_HOST_IP"), server.variable("VLLM_NIXL_SIDE_CHANNEL_HOST"))
-    return next((text for text in own if text and text not in ("localhost", "127.0.0.1", "0.0.0.0")), "")  # noqa: S104 - texts to leave out
+    told = (text for text in own if text and text not in ("localhost", "127.0.0.1", "0.0.0.0"))  # noqa: S104 - texts to leave out
+    return next(told, server.machine)
 
 
 @functools.cache

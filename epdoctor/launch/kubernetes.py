@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from epdoctor.launch.commands import run
 from epdoctor.launch.containers import image_version, start_in_image
 from epdoctor.launch.kubernetes_fields import (
     Environment,
@@ -21,11 +22,12 @@ from epdoctor.launch.kubernetes_fields import (
     words_of,
 )
 from epdoctor.launch.model import Resource
+from epdoctor.launch.other_objects import lone_containers, shell_texts
 from epdoctor.launch.pods import pod_of
 from epdoctor.launch.reading import Reading, Setting
 from epdoctor.launch.shell.scope import Scope
-from epdoctor.launch.shell.text import Script, Text, plain
-from epdoctor.launch.templates import fill, unfilled
+from epdoctor.launch.shell.text import Script, Text, plain, text_script
+from epdoctor.launch.templates import fill, report_unfilled, unfilled
 from epdoctor.launch.yaml_tree import Mapping, Node, Scalar, Sequence, YamlTrouble, documents
 from epdoctor.model import Location, Severity
 
@@ -33,6 +35,7 @@ _WORKLOADS = {
     "Pod": (), "Deployment": ("template",), "StatefulSet": ("template",), "DaemonSet": ("template",),
     "ReplicaSet": ("template",), "Job": ("template",), "CronJob": ("jobTemplate", "spec", "template"),
 }  # fmt: skip
+_NO_LAUNCH = ("Service", "ConfigMap", "Secret", "CustomResourceDefinition")
 MAX_PODS = 512
 
 
@@ -59,14 +62,7 @@ def read_manifests(reading: Reading, setting: Setting, script: Script) -> None:
     if templates:
         text = fill(text)
     if templates and "vllm" in text.lower():
-        first = templates[0]
-        reading.report(
-            f"a template that is not filled in: {first[1]}"
-            + (f" and {len(templates) - 1} more" if len(templates) > 1 else ""),
-            "the manifest as it is applied: helm template CHART > all.yaml",
-            script.locate(first[0]),
-            severity=Severity.WARNING,
-        )
+        report_unfilled(reading, script.text, script.locate)
     objects: list[Mapping] = []
     try:
         for root in documents(text, script.locate):
@@ -81,13 +77,16 @@ def read_manifests(reading: Reading, setting: Setting, script: Script) -> None:
             text_of(mapping_of(item, "metadata"), "namespace"),
         )
         made = False
+        before = len(reading.servers)
         for workload in _workloads(reading, item, kind, name, namespace):
             made = True
             _containers(reading, setting, workload, configs)
+        if len(reading.servers) == before and kind not in _NO_LAUNCH:
+            _other(reading, setting, item, kind, name, namespace, configs)
         if not made and kind and kind != "Secret":
             raw = item.plain()
             reading.resources.append(
-                Resource(kind, name, namespace, item.location, raw if isinstance(raw, dict) else {})
+                Resource(kind, name, namespace, _name_place(item), raw if isinstance(raw, dict) else {})
             )
 
 
@@ -104,6 +103,12 @@ def _objects(root: Node, depth: int) -> list[Mapping]:
 def _name(item: Mapping) -> str:
     metadata = mapping_of(item, "metadata")
     return text_of(metadata, "name") or text_of(metadata, "generateName")
+
+
+def _name_place(item: Mapping) -> Location:
+    metadata = mapping_of(item, "metadata")
+    named = metadata.get("name") if metadata is not None else None
+    return item.location if named is None else named.location
 
 
 def _config_maps(reading: Reading, objects: list[Mapping]) -> dict[str, dict[str, Text]]:
@@ -134,7 +139,7 @@ def _workloads(reading: Reading, item: Mapping, kind: str, name: str, namespace:
                 yield from _copies(
                     kind, f"{name}/{text_of(job, 'name')}", namespace, pod,
                     number_of(job_spec, "completions") or number_of(job_spec, "parallelism") or 1, copies,
-                    f"JobSet/{name}", "JOB_COMPLETION_INDEX",
+                    f"JobSet/{name} {item.location}", "JOB_COMPLETION_INDEX",
                 )  # fmt: skip
     elif kind in _WORKLOADS:
         path = _WORKLOADS[kind]
@@ -144,13 +149,13 @@ def _workloads(reading: Reading, item: Mapping, kind: str, name: str, namespace:
             return
         if kind == "StatefulSet":
             yield from _copies(kind, name, namespace, pod, number_of(spec, "replicas") or 1, None,
-                               f"StatefulSet/{name}", "HOSTNAME")  # fmt: skip
+                               f"StatefulSet/{name} {item.location}", "HOSTNAME")  # fmt: skip
         elif kind == "Job":
             yield from _copies(kind, name, namespace, pod, number_of(owner, "completions") or 1, None,
-                               f"Job/{name}", "JOB_COMPLETION_INDEX")  # fmt: skip
+                               f"Job/{name} {item.location}", "JOB_COMPLETION_INDEX")  # fmt: skip
         else:
             yield _Workload(kind, name, namespace, pod, replicas=number_of(spec, "replicas"))
-    elif kind not in ("Service", "ConfigMap", "Secret", "CustomResourceDefinition"):
+    elif kind not in _NO_LAUNCH:
         groups = list(_groups(spec, "", 0)) if spec is not None else []
         for role, group in groups:
             yield from _leader_worker_set(reading, kind, group, f"{name}-{role}" if role else name, namespace)
@@ -222,7 +227,7 @@ def _leader_worker_set(
         yield _Workload(
             kind, name, namespace, pod, 1 if replicas is None and known else replicas, size if known else None,
             index if known else None, "" if not known else "leader" if index == 0 else f"worker {index}",
-            f"{kind}/{name}", variables,
+            f"{kind}/{name} {spec.location}", variables,
         )  # fmt: skip
 
 
@@ -259,10 +264,28 @@ def _mentions(node: Node, words: tuple[str, ...], depth: int = 0) -> bool:
     return any(_mentions(child, words, depth + 1) for child in children[:2000])
 
 
+def _other(
+    reading: Reading, setting: Setting, item: Mapping, kind: str, name: str, namespace: str,
+    configs: dict[str, dict[str, Text]],
+) -> None:  # fmt: skip
+    """What starts vLLM inside an object of a kind that is not known: containers, else texts for a shell."""
+    before = len(reading.servers)
+    for role, parent, container in lone_containers(item):
+        workload = _Workload(kind or "?", f"{name} {role}".strip(), namespace, parent)
+        _containers(reading, setting, workload, configs, [container])
+    if len(reading.servers) > before:
+        return
+    for key, text, variables in shell_texts(item):
+        scope = Scope(limits=reading.limits)
+        called = f"{name or setting.name} {key}".strip()
+        run(reading, replace(setting, name=called), scope, text_script(text), variables, ())
+
+
 def _containers(
-    reading: Reading, setting: Setting, workload: _Workload, configs: dict[str, dict[str, Text]]
-) -> None:
-    for container in items_of(workload.spec, "containers"):
+    reading: Reading, setting: Setting, workload: _Workload, configs: dict[str, dict[str, Text]],
+    lone: list[Mapping] | None = None,
+) -> None:  # fmt: skip
+    for container in items_of(workload.spec, "containers") if lone is None else lone:
         name = f"{workload.kind}/{workload.name}" + (f" {workload.role}" if workload.role else "")
         environment = environment_of(reading, workload.variables, workload.index, container, configs)
         pod = pod_of(
@@ -273,16 +296,25 @@ def _containers(
             replicas=workload.replicas,
             size=workload.size,
         )
+        if lone is not None:
+            pod = replace(pod, partial=True)
         there = replace(
             setting, name=name, node=f"pod {workload.index}" if workload.index is not None else "",
             index=workload.index, group=workload.group, pod=pod, in_image=True,
             vllm_version=image_version(pod.image) or setting.vllm_version,
         )  # fmt: skip
+        before = len(reading.servers)
         command = words_of(reading, container, "command", environment)
         arguments = words_of(reading, container, "args", environment)
-        before = len(reading.servers)
         scope = Scope(limits=reading.limits)
         start_in_image(reading, there, scope, pod.image, command, arguments, environment)
+        if pod.partial and lone is None and len(reading.servers) > before:
+            reading.report(
+                f"{workload.kind}/{workload.name} names no image: a patch, what it lacks is not judged",
+                "the whole manifest: kubectl kustomize FOLDER > all.yaml",
+                pod.location,
+                severity=Severity.INFO,
+            )
         if workload.kind in ("StatefulSet", "Job"):
             _ungroup(reading, before)
 

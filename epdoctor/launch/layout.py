@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from epdoctor import compat
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts.launch import parse_number
 from epdoctor.launch.model import LaunchSet, Option, Server, Value
@@ -18,7 +19,9 @@ def require_known(value: Value, what: str) -> str:
     if value.runtime:
         raise Unmeasured(f"{value.location}: {what} is known only when it runs ({value.runtime})")
     if value.unresolved or "$(" in value.text:
-        raise Unmeasured(f"{value.location}: {what} is {value.text[:80]} (not resolved)")
+        from epdoctor.launch.templates import as_written
+
+        raise Unmeasured(f"{value.location}: {what} is {as_written(value.text[:80])} (not resolved)")
     return value.text
 
 
@@ -98,6 +101,16 @@ class Layout:
         return not self.ray and (self.local < self.data or self.headless or self.nnodes > 1)
 
 
+def _zero_is_unset(version: str) -> bool:
+    """Whether this vLLM takes --data-parallel-start-rank 0 for no start rank (before vllm-project/vllm#47692)."""
+    if not version:
+        return False
+    try:
+        return compat.release(version) < compat.release(compat.field("launch", "start_rank_zero_since", str))
+    except Unmeasured:
+        return False
+
+
 def layout_of(server: Server) -> Layout:
     """Raises Unmeasured where an option that decides is not resolved or no number."""
     tensor = number_of(server, "tensor-parallel-size", 1)
@@ -110,11 +123,16 @@ def layout_of(server: Server) -> Layout:
     ray = text_of(server, "data-parallel-backend") == "ray"
     world = max(1, tensor * pipeline * context)
     rank = number_of(server, "data-parallel-rank", 0) if server.option("data-parallel-rank") else None
-    start_given = server.option("data-parallel-start-rank") is not None
     start = number_of(server, "data-parallel-start-rank", 0)
+    start_given = server.option("data-parallel-start-rank") is not None and (
+        start > 0 or not _zero_is_unset(server.vllm_version)
+    )
     inferred = node_rank * (data * world // nnodes) // world if nnodes > 1 else 0
     local_given = server.option("data-parallel-size-local") is not None
     local = number_of(server, "data-parallel-size-local", data)
+    if server.front_end and nnodes == 1:
+        # It spreads the data-parallel ranks over its nodes; its command is the whole deployment.
+        return Layout(server, tensor, pipeline, context, data, data, 0, "internal", False, 1, 0)
     multi_port = switch_of(server, "data-parallel-multi-port-external-lb")
     external = (switch_of(server, "data-parallel-external-lb") or rank is not None) and not multi_port
     hybrid = switch_of(server, "data-parallel-hybrid-lb") or (start_given and not headless and local_given)
@@ -156,7 +174,11 @@ def _join(launch: LaunchSet) -> list[tuple[Server, ...]]:
             continue
         covered = {rank for layout in layouts for rank in layout.ranks}
         size = max(layout.data for layout in layouts)
-        complete = len(covered) >= size or not any(layout.part for layout in layouts)
+        node_ranks = {layout.node_rank for layout in layouts}
+        nodes = max(layout.nnodes for layout in layouts)
+        complete = (len(covered) >= size and len(node_ranks) >= nodes) or not any(
+            layout.part for layout in layouts
+        )
         if complete or any(server.group for server in servers):
             together.append(servers)
             continue
@@ -165,8 +187,12 @@ def _join(launch: LaunchSet) -> list[tuple[Server, ...]]:
     for groups in partial.values():
         sizes = [max(layout_of(server).data for server in servers) for servers in groups]
         joined = tuple(server for servers in groups for server in servers)
-        ranks = [rank for server in joined for rank in layout_of(server).ranks]
-        if len(groups) > 1 and len(ranks) <= max(sizes):
+        layouts = [layout_of(server) for server in joined]
+        ranks = [rank for layout in layouts for rank in layout.ranks]
+        distinct = {layout.node_rank for layout in layouts}
+        by_node = all(layout.nnodes > 1 for layout in layouts) and len(distinct) == len(layouts)
+        fits = len(layouts) <= layouts[0].nnodes if by_node else len(ranks) <= max(sizes)
+        if len(groups) > 1 and fits:
             together.append(joined)
         else:
             together += groups

@@ -95,8 +95,16 @@ class Pod:
     group_size: int | None = None
     """LeaderWorkerSet size; None: no group."""
     image: str = ""
+    places: Mapping[str, Location] = field(default_factory=dict)
+    """Where a single field stands: "gpus", "shm", "security", "memlock", "startup", "liveness", "readiness"."""
+    partial: bool = False
+    """A kustomize patch: it names no image, and what it lacks may stand in what it is merged with."""
     raw: Mapping[str, Any] = field(default_factory=dict)
     """The pod spec as read."""
+
+    def place(self, name: str) -> Location:
+        """Where the field stands, else the container."""
+        return self.places.get(name, self.location)
 
 
 @dataclass(frozen=True)
@@ -115,13 +123,22 @@ class Server:
     repeated: tuple[Option, ...] = ()
     """Options that a later one overrides."""
     environment: Mapping[str, Value] = field(default_factory=dict)
+    unexported: Mapping[str, Value] = field(default_factory=dict)
+    """Variables that the script sets and does not export, so that the process does not get them."""
     node: str = ""
     """Inventory name, host or pod index where the files say so."""
     index: int | None = None
     """Position in its group (LWS worker index, SLURM_NODEID, one file a node in the order given)."""
+    machine: str = ""
+    """The same for servers that one shell starts side by side (`&`): they run on one machine; empty: not known."""
     group: str = ""
     """Servers of one group were written as one thing (one LeaderWorkerSet, one sbatch); empty: alone."""
     pod: Pod | None = None
+    locked_memory: Value | None = None
+    """systemd units: LimitMEMLOCK as written; None: not given."""
+    front_end: str = ""
+    """A program around vLLM's engine that takes its options and places the ranks itself ("dynamo.vllm"); empty: vLLM's
+    own server."""
     vllm_version: str = ""
     """From the image tag, `pip install vllm==`, --vllm or the node's record; empty: not known."""
     libraries: Mapping[str, str] = field(default_factory=dict)
@@ -193,9 +210,13 @@ class LaunchSet:
         for position, server in enumerate(self.servers):
             address = server.option("data-parallel-address") or server.option("master-addr")
             port = server.text("data-parallel-rpc-port") or server.text("master-port")
+            # "$LOCAL_IP" is not the same address in a prefill and in a decode script.
+            transfer = server.text("kv-transfer-config")
+            side = [role for role in ("kv_producer", "kv_consumer") if role in transfer]
+            apart = "" if address is None or address.value.known else "".join(side)
             key: object = (
                 ("group", server.group) if server.group
-                else ("address", address.value.text, port) if address is not None
+                else ("address", address.value.text, port, apart) if address is not None
                 else ("alone", position)
             )  # fmt: skip
             together.setdefault(key, []).append(server)

@@ -6,6 +6,7 @@ import re
 
 from epdoctor.launch.model import Pod
 from epdoctor.launch.yaml_tree import Mapping, Node, Scalar, Sequence
+from epdoctor.model import Location
 
 _UNITS = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "Ki": 1 << 10,
           "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50, "m": 0.001}  # fmt: skip
@@ -38,11 +39,21 @@ def _true(node: Node | None) -> bool:
     return isinstance(node, Scalar) and node.value is True
 
 
-def _shm(spec: Mapping, container: Mapping) -> tuple[bool, int | None]:
-    """(mounted, bytes): 0 bytes: a mount without a limit of its own."""
+def _gpu_node(container: Mapping) -> Node | None:
+    """Where the number of GPUs stands."""
+    for key in ("limits", "requests"):
+        for name in _GPUS:
+            found = _get(container, "resources", key, name)
+            if found is not None:
+                return found
+    return container.get("resources")
+
+
+def _shm(spec: Mapping, container: Mapping) -> tuple[bool, int | None, Location | None]:
+    """(mounted, bytes, place): 0 bytes: a mount without a limit of its own."""
     mounts, volumes = container.get("volumeMounts"), spec.get("volumes")
     if not isinstance(mounts, Sequence):
-        return False, None
+        return False, None, None
     for mount in mounts.items:
         path = _get(mount, "mountPath")
         if not isinstance(path, Scalar) or path.text.rstrip("/") != "/dev/shm":  # noqa: S108 - a mount in a pod
@@ -53,10 +64,10 @@ def _shm(spec: Mapping, container: Mapping) -> tuple[bool, int | None]:
             if isinstance(named, Scalar) and isinstance(name, Scalar) and named.text == name.text:
                 size = _get(volume, "emptyDir", "sizeLimit")
                 if isinstance(size, Scalar):
-                    return True, quantity_bytes(size.text)
-                return True, 0
-        return True, 0
-    return False, None
+                    return True, quantity_bytes(size.text), size.location
+                return True, 0, path.location
+        return True, 0, path.location
+    return False, None, mounts.location
 
 
 def pod_of(
@@ -69,7 +80,18 @@ def pod_of(
     )
     security = container.get("securityContext")
     added = _get(security, "capabilities", "add")
-    mounted, shm = _shm(spec, container)
+    mounted, shm, shm_place = _shm(spec, container)
+    places = {
+        name: node.location
+        for name, node in (
+            ("gpus", _gpu_node(container)),
+            ("security", added or security),
+            *((short, container.get(f"{short}Probe")) for short in ("startup", "liveness", "readiness")),
+        )
+        if node is not None
+    }
+    if shm_place is not None:
+        places["shm"] = shm_place
     probes = {
         short: node.plain()
         for short in ("startup", "liveness", "readiness")
@@ -96,6 +118,8 @@ def pod_of(
         probes=probes,
         replicas=replicas,
         group_size=size,
+        places=places,
         image=image.text if isinstance(image, Scalar) else "",
+        partial=kind not in ("", "?") and image is None,
         raw=raw if isinstance(raw, dict) else {},
     )

@@ -14,6 +14,7 @@ from epdoctor.launch.recognise import SUFFIXES, kind_of
 from epdoctor.launch.shell.scope import MAX_STEPS, Limits
 from epdoctor.launch.shell.text import Budget, Script, Text, base_name, file_script, plain, text_script
 from epdoctor.launch.sources import read_text
+from epdoctor.launch.templates import fill_shell, in_command, report_unfilled
 from epdoctor.model import Location
 
 MAX_FILES = 4000
@@ -30,9 +31,10 @@ def read_launch(
 ) -> LaunchSet:
     """What the files start.
 
-    `argv` is a command given literally; `env_files` hold variables that every shell script and `argv` get.
-    What cannot be read for its content is in `trouble`. Raises UsageError for a file that is missing or cannot be
+    The path "-" is standard input. `argv` is a command given literally; `env_files` hold variables that every shell
+    script and `argv` get. What cannot be read for its content is in `trouble`. Raises UsageError for a file that is missing or cannot be
     read, and where nothing in all of them has to do with vLLM."""
+    paths = ["/dev/stdin" if path == "-" else path for path in paths]
     reading = Reading(vllm_version=vllm_version.removeprefix("v"))
     environment: Environment = {}
     for path in env_files:
@@ -158,6 +160,9 @@ def _one(
             "sed -i 's/\\r$//' FILE", Location(path, first),
         )  # fmt: skip
         text = text.replace("\r\n", "\n")
+    if kind in ("shell", "sbatch") and in_command(text):
+        report_unfilled(reading, text, file_script(path, text).locate)
+        text = fill_shell(text)
     script = file_script(path, text)
     setting = Setting(kind=kind, name=base_name(path), index=index, folder=str(Path(path).parent))
     # gpu01.env beside gpu01.sh is that one's alone.

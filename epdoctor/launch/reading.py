@@ -27,6 +27,8 @@ class Reading:
     """Files that a script writes with a here-document: path -> text."""
     used: set[str] = field(default_factory=set)
     """Paths that another file starts, sources or writes: not read once more by themselves."""
+    stopped: int = 0
+    """How often a script waited for or killed what it had started: what comes after is not beside it."""
     limits: Limits = field(default_factory=Limits)
     at: tuple[Script, int] | None = None
     """The statement that is followed now: where reading stops when it comes to its limits."""
@@ -61,6 +63,8 @@ class Setting:
     name: str
     """For people; of the file or object."""
     node: str = ""
+    machine: str = ""
+    """Of what one shell starts side by side."""
     index: int | None = None
     group: str = ""
     pod: Pod | None = None

@@ -13,7 +13,7 @@ _KIND = re.compile(r"(?m)^[ ]{0,4}[\"']?kind[\"']?[ ]*:")
 _COMPOSE = re.compile(r"(?m)^[\"']?services[\"']?[ ]*:")
 _UNIT = re.compile(r"(?m)^\[Service\][ \t\r]*$")
 _STARTS = re.compile(
-    r"vllm[\w./-]{0,40}[\"']?[\s,]{1,8}[\"'-]{0,4}\s{0,4}serve\b|vllm\.entrypoints|vllm-openai"
+    r"vllm[\w./-]{0,40}[\"']?[\s,]{1,8}[\"'-]{0,4}\s{0,4}serve\b|vllm\.entrypoints|vllm-openai|dynamo\.vllm"
 )
 _SHEBANG = re.compile(r"#![ \t]*\S*(bash|sh|zsh|dash)\b|#![ \t]*/usr/bin/env[ \t]+(-S[ \t]+)?(ba|z|da)?sh\b")
 _CONFIG = re.compile(

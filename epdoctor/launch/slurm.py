@@ -173,6 +173,7 @@ def srun(
             name=name,
             index=task if total > 1 else setting.index,
             node=named[node_id] if node_id < len(named) else setting.node,
+            machine=f"{place} node {node_id}" if share > 1 and "distribution" not in merged else "",
             visible_gpus=gpus if gpus is not None else setting.visible_gpus,
             in_image=setting.in_image or "container-image" in asked,
             vllm_version=_image_version(asked.get("container-image")) or setting.vllm_version,

@@ -23,12 +23,11 @@ def read_text(path: str, limit: int = MAX_BYTES) -> str:
         if stat.S_ISDIR(info.st_mode):
             raise IsADirectoryError(21, "is a folder")
         if not stat.S_ISREG(info.st_mode):
-            data = b""
-            if stat.S_ISFIFO(info.st_mode) or stat.S_ISCHR(info.st_mode):
-                os.set_blocking(stream.fileno(), True)
-                data = stream.read(limit + 1) if path == "/dev/stdin" or path.startswith("/dev/fd/") else b""
-            if not data:
+            given = path == "/dev/stdin" or path.startswith("/dev/fd/")
+            if not given or not (stat.S_ISFIFO(info.st_mode) or stat.S_ISCHR(info.st_mode)):
                 raise OSError(22, "is not a regular file")
+            os.set_blocking(stream.fileno(), True)
+            data = stream.read(limit + 1)
         else:
             if info.st_size > limit:
                 raise OSError(27, f"is larger than {limit >> 20} MiB")

@@ -9,14 +9,11 @@ import re
 from dataclasses import replace
 
 from epdoctor.launch.commands import launch
-from epdoctor.launch.containers import memlock, size_bytes
 from epdoctor.launch.env_files import lines, parse_env
-from epdoctor.launch.model import Pod
 from epdoctor.launch.reading import Reading, Setting
 from epdoctor.launch.shell.scope import Scope
 from epdoctor.launch.shell.text import Builder, Script, Text, plain
 from epdoctor.launch.sources import beside
-from epdoctor.model import Location
 
 Environment = dict[str, tuple[Text, str]]
 _SPECIFIERS = {
@@ -29,7 +26,7 @@ _SPECIFIERS = {
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)|\$\$")
 
 
-def _entries(script: Script) -> list[tuple[str, str, Text]]:
+def _entries(reading: Reading, script: Script) -> list[tuple[str, str, Text]]:
     """(section, key, value) in order; a value over several lines is joined as systemd does it."""
     found: list[tuple[str, str, Text]] = []
     section = key = ""
@@ -55,7 +52,14 @@ def _entries(script: Script) -> list[tuple[str, str, Text]]:
             section = stripped.strip("[]")
             continue
         name, equals, value = line.partition("=")
-        if not equals:
+        if not equals or stripped.startswith("-"):
+            if section == "Service":
+                reading.report(
+                    f"{stripped[:60]} is no KEY=VALUE: systemd leaves the line out",
+                    "a backslash at the end of the line before it",
+                    script.locate(start + len(line) - len(line.lstrip())),
+                    line=line,
+                )
             continue
         key = name.strip()
         at = start + len(name) + 1 + len(value) - len(value.lstrip())
@@ -150,8 +154,8 @@ def read_unit(reading: Reading, setting: Setting, script: Script) -> None:
     """One unit file; the last ExecStart that starts vLLM after a reset counts."""
     environment: Environment = {}
     commands: list[Text] = []
-    locked, place = "", Location(script.path, 1)
-    for section, key, value in _entries(script):
+    locked: Text | None = None
+    for section, key, value in _entries(reading, script):
         if section != "Service":
             continue
         if key == "Environment":
@@ -172,11 +176,8 @@ def read_unit(reading: Reading, setting: Setting, script: Script) -> None:
         elif key == "ExecStart":
             commands = [*commands, value] if value.text else []
         elif key == "LimitMEMLOCK":
-            locked, place = value.text, value.location
-    pod = None
-    if locked:
-        amount = -1 if locked in ("infinity", "unlimited") else memlock(locked) or size_bytes(locked)
-        pod = Pod(kind="systemd", name=setting.name, container="", location=place, memlock_bytes=amount)
+            locked = value
+    before = len(reading.servers)
     for command in commands:
         words: list[Text] = []
         for word in _split(command):
@@ -185,4 +186,8 @@ def read_unit(reading: Reading, setting: Setting, script: Script) -> None:
             head = words[0]
             bare = head.text.lstrip("@-:+!")
             words[0] = head.part(len(head.text) - len(bare), len(head.text))
-            launch(reading, replace(setting, pod=pod), Scope(limits=reading.limits), words, environment)
+            launch(reading, setting, Scope(limits=reading.limits), words, environment)
+    if locked is not None:
+        reading.servers[before:] = [
+            replace(server, locked_memory=locked.value("unit")) for server in reading.servers[before:]
+        ]

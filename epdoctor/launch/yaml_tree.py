@@ -199,12 +199,32 @@ def documents(text: str, locate: Locate) -> Iterator[Node]:
         line: int = min(mark.line, len(starts) - 1)
         return min(starts[line] + int(mark.column), len(text))
 
+    long: list[tuple[Any, Any]] = []
+
+    def watched(events: Iterator[Any]) -> Iterator[Any]:
+        """Keeps the last quoted text of several lines: where a quote is missing, the next one closes it."""
+        for event in events:
+            if type(event) is yaml.ScalarEvent and event.style in ("'", '"'):
+                start: Any = event.start_mark
+                end: Any = event.end_mark
+                if end.line > start.line:
+                    long[:] = [(start, end)]
+            yield event
+
     try:
-        yield from _tree(yaml.parse(text, Loader=loader), text, locate, offset)
+        yield from _tree(watched(yaml.parse(text, Loader=loader)), text, locate, offset)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if "quoted scalar" in str(error.context) and error.context_mark is not None:
+            # The end of the text says nothing of where the quote opens.
+            place = locate(offset(error.context_mark))
+            raise YamlTrouble("not YAML: a quote that never closes", place) from error
         place = locate(offset(mark)) if mark is not None else locate(0)
-        raise YamlTrouble(f"not YAML: {error.problem or error.context or 'broken'}", place) from error
+        why = f"{error.problem or error.context or 'broken'}"
+        if long and mark is not None and 0 <= mark.line - long[0][1].line <= 1:
+            place = locate(offset(long[0][0]))
+            why = f"the quote that opens here ends only in line {long[0][1].line + 1}"
+        raise YamlTrouble(f"not YAML: {why}", place) from error
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise YamlTrouble(f"not YAML: {str(error).splitlines()[0][:100]}", locate(0)) from error
 

@@ -28,7 +28,7 @@ def next_command(
     bar = [group for group in shown if group.severity.rank >= report.fail_on.rank]
     for group in sorted(bar, key=lambda group: _EASIEST.index(group.check.fix.action)):
         place = next((p.location for p in group.variants[0].problems if p.location and p.location.line), None)
-        if place is not None and place.path != "--" and group.check.scope == "launch":
+        if place is not None and place.path not in ("--", "/dev/stdin") and group.check.scope == "launch":
             return f"{edit_command(place)}   # {group.check.id}"
         mend = fix_line(command, group.check)
         if mend:
@@ -46,7 +46,9 @@ def next_command(
             return f"${{EDITOR:-vi}} +{place.line} {shlex.quote(place.path)}   # renew it, or take it out"
     if important and all(group.needs_root for group in important):
         return _with(command, "--become")
-    if important and important[0].check.scope == "launch":
+    if any("is not given whole" in reason for group in important for reason, _ in group.reasons):
+        return "kubectl kustomize FOLDER | epdoctor lint -"
+    if important and important[0].check.scope == "launch" and " live server" not in report.source:
         return _with(command, "--env-file FILE   # with the values that are missing")
     if important:
         by_hand = first_line(important[0].check.by_hand)

@@ -12,6 +12,7 @@ from epdoctor.exceptions import Unmeasured
 from epdoctor.facts.base import require
 from epdoctor.facts.launch import parse_number
 from epdoctor.launch import flags
+from epdoctor.launch.arguments import NO_VALUE
 from epdoctor.launch.json_options import merged
 from epdoctor.launch.judge import (
     backend_of,
@@ -26,6 +27,7 @@ from epdoctor.launch.layout import across_nodes, layout_of, number_of, require_k
 from epdoctor.launch.model import LaunchSet, Server
 from epdoctor.model import Location, Problem, Severity
 from epdoctor.rules import need
+from epdoctor.rules.launch_deepep import comm_sms_fit
 
 DISAGGREGATED = ("deepep_high_throughput", "deepep_low_latency")
 """Back ends whose kernels are made for one side of disaggregated serving (vLLM's EP guide)."""
@@ -252,6 +254,8 @@ def launch_dbo_supported(launch: LaunchSet, server: Server) -> Iterator[Problem]
             expected="--all2all-backend " + ", ".join(table("dbo_backends")),
             location=where,
         )
+    if backend == "deepep_high_throughput":
+        yield from comm_sms_fit(server)
     ubatches = 2 if dbo else micro
     for name, default in (("dbo-decode-token-threshold", 32), ("dbo-prefill-token-threshold", 512)):
         threshold = number_of(server, name, default)
@@ -263,6 +267,7 @@ def launch_dbo_supported(launch: LaunchSet, server: Server) -> Iterator[Problem]
             )
 
 
+_WITH_VALUE = ("int", "float", "str", "choice")
 _HIGH = "NVIDIA GPUs of compute capability 9.0 or later"
 
 
@@ -306,10 +311,20 @@ def launch_values_chosen(launch: LaunchSet, server: Server) -> Iterator[Problem]
     known = flags.load()
     newest = version_of(launch, server) == newest_version()
     closed = compat.field("launch", "choices", dict)
+    optional = table("optional_numbers")
     unseen = ""
     for name, option in server.options.items():
         flag = known.get(name)
-        if flag is None or "." in name or name == "all2all-backend":
+        if flag is None or "." in name:
+            continue
+        if option.value.source == NO_VALUE and flag.kind in _WITH_VALUE and not option.negated:
+            yield Problem(
+                found=f"{option.written} has no value",
+                expected=f"{option.written} and its value in the same command",
+                location=option.location,
+            )
+            continue
+        if name == "all2all-backend":
             continue
         allowed = closed.get(name) or (flag.choices if newest and flag.kind == "choice" else ())
         if (not allowed and flag.kind not in ("int", "float")) or option.value.runtime:
@@ -327,7 +342,7 @@ def launch_values_chosen(launch: LaunchSet, server: Server) -> Iterator[Problem]
                 expected=(f"did you mean {near[0]}? " if near else "") + "one of " + ", ".join(allowed),
                 location=option.location,
             )
-        elif not allowed and not _is_number(text, flag.kind):
+        elif not allowed and not _is_number(text, flag.kind) and not (name in optional and text == ""):
             yield Problem(
                 found=f"{option.written} {text[:40]!r}",
                 expected="a number",

@@ -244,3 +244,28 @@ def launch_overwritten_variables(launch: LaunchSet, server: Server) -> Iterator[
             expected="not set: DeepEP sets them itself when it starts",
             location=server.environment[lost[0]].location,
         )
+
+
+def comm_sms_fit(server: Server) -> Iterator[Problem]:
+    """VLLM_DBO_COMM_SMS of the high-throughput kernels: even, and not beyond what the buffer's QPs are made for."""
+    variable = server.environment.get("VLLM_DBO_COMM_SMS")
+    if variable is None:
+        return
+    number, most = parse_number(require_known(variable, "VLLM_DBO_COMM_SMS")), fact("deepep_num_sms")
+    if number is None:
+        yield Problem(
+            found=f"VLLM_DBO_COMM_SMS={variable.text[:40]}", expected="a number", location=variable.location
+        )
+    elif number > most:
+        yield Problem(
+            found=f"VLLM_DBO_COMM_SMS={number}: vLLM makes {most} of it, the buffer has num_qps {most // 2}",
+            expected=f"an even number up to {most}",
+            severity=Severity.WARNING,
+            location=variable.location,
+        )
+    elif number % 2:
+        yield Problem(
+            found=f"VLLM_DBO_COMM_SMS={number}: DeepEP stops with 'The SM count must be even'",
+            expected=f"an even number up to {most}",
+            location=variable.location,
+        )

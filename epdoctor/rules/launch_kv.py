@@ -1,147 +1,21 @@
-"""Rules on disaggregated serving: --kv-transfer-config, roles, two sides that fit, NIXL's side channel."""
+"""Rules on disaggregated serving: roles, two sides that fit, NIXL's side channel."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts.launch import parse_number
-from epdoctor.launch.json_options import JsonConfig, json_options, merged
-from epdoctor.launch.judge import at_least, fact, names_of, server_rule, table, version_of
+from epdoctor.launch.json_options import merged
+from epdoctor.launch.judge import fact, names_of
 from epdoctor.launch.layout import across_nodes, fleets, layout_of, number_of, require_known, text_of
-from epdoctor.launch.model import LaunchSet, Server
+from epdoctor.launch.model import LaunchSet, Server, Value
 from epdoctor.model import Location, Problem, Severity
-from epdoctor.rules import launch_rule, need
+from epdoctor.rules import launch_rule
 from epdoctor.rules.launch_backends import connector_of, moves_cache, role_of, side_of
+from epdoctor.rules.launch_kv_config import NIXL_CONNECTORS, connectors
 
 HOST, PORT = "VLLM_NIXL_SIDE_CHANNEL_HOST", "VLLM_NIXL_SIDE_CHANNEL_PORT"
-_NIXL = ("NixlConnector", "NixlPullConnector", "NixlPushConnector")
-
-
-@need("launch-kv-transfer")
-def launch_has_kv_transfer(launch: LaunchSet) -> bool:
-    """No launch has --kv-transfer-config"""
-    return any(any(True for _ in json_options(server, "kv-transfer-config")) for server in launch.servers)
-
-
-def connectors(config: JsonConfig) -> list[dict[str, Any]]:
-    """The connectors of a configuration: itself, or those inside a MultiConnector."""
-    values = dict(config.values or {})
-    if values.get("kv_connector") != "MultiConnector":
-        return [values]
-    extra = values.get("kv_connector_extra_config")
-    inner = extra.get("connectors") if isinstance(extra, dict) else None
-    return [item for item in inner if isinstance(item, dict)] if isinstance(inner, list) else []
-
-
-@server_rule
-def launch_kv_config_valid(launch: LaunchSet, server: Server) -> Iterator[Problem]:
-    """--kv-transfer-config is an object of vLLM's keys, with a connector and a role that exist."""
-    config = merged(server, "kv-transfer-config")
-    if config is None:
-        return
-    if config.values is None:
-        yield Problem(
-            found=f"--kv-transfer-config {config.error}",
-            expected="""a JSON object in single quotes: '{"kv_connector": "NixlConnector", "kv_role": "kv_consumer"}'""",
-            location=config.location,
-        )
-        return
-    keys, removed = table("kv_keys"), table("kv_keys_removed")
-    for key in config.values:
-        if key in removed:
-            yield Problem(
-                found=f"--kv-transfer-config: key {key!r} is gone from vLLM",
-                expected="no such key: vLLM refuses unknown ones",
-                location=config.place(key),
-            )
-        elif key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-            yield Problem(
-                found=f"--kv-transfer-config: no key {key[:60]!r}",
-                expected=f"did you mean {near[0]}?" if near else "one of " + ", ".join(keys),
-                location=config.place(key),
-            )
-    yield from _roles(config)
-    for part in connectors(config):
-        yield from _connector(part, config)
-
-
-def _roles(config: JsonConfig) -> Iterator[Problem]:
-    values = config.values or {}
-    role, roles = values.get("kv_role"), table("kv_roles")
-    if role is None and values.get("kv_connector") is not None:
-        yield Problem(
-            found="--kv-transfer-config: kv_connector without kv_role",
-            expected="kv_role: " + ", ".join(roles),
-            location=config.location,
-        )
-    elif role is not None and role not in roles:
-        near = difflib.get_close_matches(str(role), roles, n=1, cutoff=0.4)
-        yield Problem(
-            found=f"--kv-transfer-config: kv_role {str(role)[:60]!r}",
-            expected=f"did you mean {near[0]}?" if near else "one of " + ", ".join(roles),
-            location=config.place("kv_role"),
-        )
-
-
-def _connector(values: dict[str, Any], config: JsonConfig) -> Iterator[Problem]:
-    name = values.get("kv_connector")
-    known = table("kv_connectors")
-    if isinstance(name, str) and name not in known and "kv_connector_module_path" not in values:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        yield Problem(
-            found=f"--kv-transfer-config: vLLM has no connector {name[:60]!r}",
-            expected=(f"did you mean {near[0]}?" if near else "one of " + ", ".join(known))
-            + " (or kv_connector_module_path)",
-            location=config.place("kv_connector"),
-        )
-    extra = values.get("kv_connector_extra_config")
-    if extra is not None and not isinstance(extra, dict):
-        yield Problem(
-            found=f"--kv-transfer-config: kv_connector_extra_config is {str(extra)[:40]!r}",
-            expected="an object",
-            location=config.place("kv_connector_extra_config"),
-        )
-        return
-    plugins = (extra or {}).get("backends")
-    if name not in _NIXL or plugins is None:
-        return
-    if not isinstance(plugins, list) or not plugins:
-        yield Problem(
-            found=f"--kv-transfer-config: backends is {str(plugins)[:40]!r}",
-            expected='a list: ["UCX"]',
-            location=config.place("kv_connector_extra_config"),
-        )
-        return
-    for plugin in plugins:
-        if plugin not in table("nixl_backends"):
-            near = difflib.get_close_matches(str(plugin).upper(), table("nixl_backends"), n=1, cutoff=0.4)
-            yield Problem(
-                found=f"--kv-transfer-config: NIXL has no back end {str(plugin)[:40]!r}",
-                expected=f"did you mean {near[0]}?"
-                if near
-                else "one of " + ", ".join(table("nixl_backends")),
-                location=config.place("kv_connector_extra_config"),
-            )
-
-
-@server_rule
-def launch_kv_role_current(launch: LaunchSet, server: Server) -> Iterator[Problem]:
-    """kv_both with NixlConnector: deprecated, a side can no longer be told by its role."""
-    if (
-        role_of(server) == "kv_both"
-        and connector_of(server) in _NIXL
-        and at_least(version_of(launch, server), "0.33")
-    ):
-        config = merged(server, "kv-transfer-config")
-        yield Problem(
-            found=f"kv_role kv_both with {connector_of(server)}: deprecated, vLLM warns",
-            expected="kv_producer on prefill servers, kv_consumer on decode servers",
-            location=server.location if config is None else config.place("kv_role"),
-        )
 
 
 def _sides(launch: LaunchSet) -> tuple[list[Server], list[Server]]:
@@ -179,70 +53,108 @@ def launch_kv_roles_paired(launch: LaunchSet) -> Iterator[Problem]:
 
 
 def _pairs(launch: LaunchSet) -> Iterator[tuple[Server, Server]]:
+    """Every producer and every consumer once, each with the first of the other side (that has its model, where
+    several are served)."""
     producers, consumers = _sides(launch)
-    for producer in producers[:1]:
-        for consumer in consumers[:1]:
-            yield producer, consumer
+    compared: set[int] = set()
+    for consumer in consumers if producers else ():
+        producer = _fitting(consumer, producers)
+        compared.add(id(producer))
+        yield producer, consumer
+    for producer in producers if consumers else ():
+        if id(producer) not in compared:
+            yield producer, _fitting(producer, consumers)
 
 
-def _place(server: Server, name: str) -> Location:
-    option = server.option(name)
-    return server.location if option is None else option.location
+def _fitting(server: Server, others: list[Server]) -> Server:
+    """The one of the other side that it most likely works with: of its model, of its file, of its folder."""
+
+    def nearness(other: Server) -> tuple[bool, bool, bool]:
+        one, two = server.location.path, other.location.path
+        same_model = (
+            other.model is not None and server.model is not None and other.model.text == server.model.text
+        )
+        return same_model, one == two, one.rpartition("/")[0] == two.rpartition("/")[0]
+
+    return max(others, key=nearness)
+
+
+def _place(producer: Server, consumer: Server, name: str) -> Location:
+    """Where the option stands: on the consumer's side, else on the producer's."""
+    option = consumer.option(name) or producer.option(name)
+    return consumer.location if option is None else option.location
 
 
 @launch_rule
 def launch_kv_sides_match(launch: LaunchSet) -> Iterator[Problem]:
     """What NIXL's handshake compares: model, cache dtype, block size, connector, vLLM, TP sizes that divide."""
+    told: set[tuple[str, Location | None]] = set()
+    unseen: dict[str, None] = {}
     for producer, consumer in _pairs(launch):
-        for name in ("kv-cache-dtype", "block-size", "attention-backend", "dtype"):
-            one, two = text_of(producer, name, "default"), text_of(consumer, name, "default")
-            if one != two:
-                yield Problem(
-                    found=f"--{name}: {one} in {producer.name}, {two} in {consumer.name}",
-                    expected=f"the same --{name} on both sides",
-                    severity=Severity.WARNING if name in ("attention-backend", "block-size") else None,
-                    location=_place(consumer, name),
-                )
-        if producer.model is not None and consumer.model is not None:
-            one, two = require_known(producer.model, "the model"), require_known(consumer.model, "the model")
-            if one != two:
-                yield Problem(
-                    found=f"the model: {one[:80]} in {producer.name}, {two[:80]} in {consumer.name}",
-                    expected="one model, by the same name or path, on both sides",
-                    location=consumer.model.location,
-                )
-        if connector_of(producer) != connector_of(consumer) and not {"MultiConnector"} & {
-            connector_of(producer),
-            connector_of(consumer),
-        }:
+        try:
+            for problem in _differences(producer, consumer):
+                key = (problem.expected, problem.location)
+                if key not in told:
+                    told.add(key)
+                    yield problem
+        except Unmeasured as error:
+            unseen[str(error)] = None
+    if unseen:
+        raise Unmeasured("; ".join(list(unseen)[:3]))
+
+
+def _differences(producer: Server, consumer: Server) -> Iterator[Problem]:
+    for name in ("kv-cache-dtype", "block-size", "attention-backend", "dtype"):
+        one, two = text_of(producer, name, "default"), text_of(consumer, name, "default")
+        if one != two:
             yield Problem(
-                found=f"kv_connector: {connector_of(producer)} in {producer.name}, {connector_of(consumer)} in "
-                f"{consumer.name}",
-                expected="the same connector on both sides",
-                location=_place(consumer, "kv-transfer-config"),
+                found=f"--{name}: {one} in {producer.name}, {two} in {consumer.name}",
+                expected=f"the same --{name} on both sides",
+                severity=Severity.WARNING if name in ("attention-backend", "block-size") else None,
+                location=_place(producer, consumer, name),
             )
-        first, second = (
-            number_of(producer, "tensor-parallel-size", 1),
-            number_of(consumer, "tensor-parallel-size", 1),
+    if producer.model is not None and consumer.model is not None:
+        one, two = require_known(producer.model, "the model"), require_known(consumer.model, "the model")
+        if one != two:
+            yield Problem(
+                found=f"the model: {one[:80]} in {producer.name}, {two[:80]} in {consumer.name}",
+                expected="one model, by the same name or path, on both sides",
+                location=consumer.model.location,
+            )
+    if connector_of(producer) != connector_of(consumer) and not {"MultiConnector"} & {
+        connector_of(producer),
+        connector_of(consumer),
+    }:
+        yield Problem(
+            found=f"kv_connector: {connector_of(producer)} in {producer.name}, {connector_of(consumer)} in "
+            f"{consumer.name}",
+            expected="the same connector on both sides",
+            location=_place(producer, consumer, "kv-transfer-config"),
         )
-        if first > 0 and second > 0 and max(first, second) % min(first, second):
-            yield Problem(
-                found=f"TP {first} in {producer.name}, TP {second} in {consumer.name}",
-                expected="TP sizes of which one divides the other",
-                location=_place(consumer, "tensor-parallel-size"),
-            )
-        if producer.vllm_version and consumer.vllm_version and producer.vllm_version != consumer.vllm_version:
-            yield Problem(
-                found=f"vLLM {producer.vllm_version} in {producer.name}, {consumer.vllm_version} in {consumer.name}",
-                expected="the same vLLM on both sides: its version is in the handshake",
-                location=consumer.pod.location if consumer.pod is not None else consumer.location,
-            )
+    first, second = (
+        number_of(producer, "tensor-parallel-size", 1),
+        number_of(consumer, "tensor-parallel-size", 1),
+    )
+    if first > 0 and second > 0 and max(first, second) % min(first, second):
+        yield Problem(
+            found=f"TP {first} in {producer.name}, TP {second} in {consumer.name}",
+            expected="TP sizes of which one divides the other",
+            location=_place(producer, consumer, "tensor-parallel-size"),
+        )
+    if producer.vllm_version and consumer.vllm_version and producer.vllm_version != consumer.vllm_version:
+        yield Problem(
+            found=f"vLLM {producer.vllm_version} in {producer.name}, {consumer.vllm_version} in {consumer.name}",
+            expected="the same vLLM on both sides: its version is in the handshake",
+            location=consumer.pod.location if consumer.pod is not None else consumer.location,
+        )
 
 
 def uses_nixl(server: Server) -> bool:
     """Whether NIXL moves its cache. Raises Unmeasured where the configuration is not resolved."""
     config = merged(server, "kv-transfer-config")
-    return config is not None and any(part.get("kv_connector") in _NIXL for part in connectors(config))
+    return config is not None and any(
+        part.get("kv_connector") in NIXL_CONNECTORS for part in connectors(config)
+    )
 
 
 @launch_rule
@@ -255,12 +167,28 @@ def launch_nixl_host_set(launch: LaunchSet) -> Iterator[Problem]:
     for servers in fleets(launch):
         for server in servers:
             try:
-                if not uses_nixl(server) or (layout_of(server).headless and layout_of(server).local == 0):
+                if (
+                    not uses_nixl(server)
+                    or server.front_end
+                    or (layout_of(server).headless and layout_of(server).local == 0)
+                ):
                     continue
                 variable = server.environment.get(HOST)
                 if variable is None:
+                    if server.machine and _beside(launch, server):
+                        # Both sides run on one machine: localhost is right.
+                        continue
+                    if server.pod is not None and server.pod.partial:
+                        raise Unmeasured(
+                            f"{server.pod.location}: a patch: {HOST} may stand in what it is merged with"
+                        )
                     if not reported:
-                        several = across_nodes(servers) or _on_nodes(launch) or server.pod is not None
+                        several = (
+                            across_nodes(servers)
+                            or _on_nodes(launch)
+                            or server.pod is not None
+                            or _others_have_hosts(launch)
+                        )
                         if not several and len(files) < 2:
                             continue
                         reported = True
@@ -272,13 +200,19 @@ def launch_nixl_host_set(launch: LaunchSet) -> Iterator[Problem]:
                         )
                     continue
                 if variable.runtime:
+                    if _is_the_hosts(server, variable):
+                        yield Problem(
+                            found=f"{HOST} is the host's address (status.hostIP); the pod has a network of its own",
+                            expected="fieldPath: status.podIP, or hostNetwork: true",
+                            location=variable.location,
+                        )
                     continue
                 text = require_known(variable, HOST)
             except Unmeasured as error:
                 unseen[str(error)] = None
                 continue
-            if text in ("localhost", "127.0.0.1", "::1", "") and (
-                across_nodes(servers) or server.pod is not None
+            if text in _LOOPBACK and (
+                across_nodes(servers) or server.pod is not None or _others_have_hosts(launch)
             ):
                 yield Problem(
                     found=f"{HOST}={text}",
@@ -288,7 +222,8 @@ def launch_nixl_host_set(launch: LaunchSet) -> Iterator[Problem]:
             elif text == "0.0.0.0":  # noqa: S104 - a text to find
                 yield Problem(
                     found=f"{HOST}={text}: it is also the address that other nodes are told to connect to",
-                    expected="the node's own address",
+                    expected="the node's own address (in a pod: status.podIP), unless the router fills it in",
+                    severity=Severity.WARNING,
                     location=variable.location,
                 )
             elif (
@@ -308,11 +243,32 @@ def launch_nixl_host_set(launch: LaunchSet) -> Iterator[Problem]:
         raise Unmeasured("; ".join(list(unseen)[:3]))
 
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "")
+
+
+def _others_have_hosts(launch: LaunchSet) -> bool:
+    """Whether some server is told an address that other nodes reach."""
+    told = (server.environment.get(HOST) for server in launch.servers)
+    return any(value is not None and value.known and value.text not in _LOOPBACK for value in told)
+
+
+def _beside(launch: LaunchSet, server: Server) -> bool:
+    """Whether other servers run on its machine."""
+    return any(other.machine == server.machine for other in launch.servers if other is not server)
+
+
+def _is_the_hosts(server: Server, value: Value) -> bool:
+    """Whether a pod with a network of its own is given the host's address."""
+    pod = server.pod
+    own = pod is not None and not pod.host_network and not pod.partial
+    return own and value.runtime == "host IP"
+
+
 def _on_nodes(launch: LaunchSet) -> bool:
     return len({server.node for server in launch.servers if server.node}) > 1
 
 
-def _block(server: Server) -> tuple[range, Location]:
+def side_channel(server: Server) -> tuple[range, Location]:
     """Ports of NIXL's side channel: the base plus the data-parallel rank (nixl/base_scheduler.py:77)."""
     variable = server.environment.get(PORT)
     base = fact("nixl_port")
@@ -333,6 +289,8 @@ def _share_host(one: Server, two: Server) -> bool:
         return False
     if one.node or two.node:
         return one.node == two.node
+    if one.machine and one.machine == two.machine:
+        return True
     hosts = [server.environment.get(HOST) for server in (one, two)]
     return all(host is not None and host.known for host in hosts) and hosts[0].text == hosts[1].text  # type: ignore[union-attr]  # all() says that neither is None
 
@@ -345,7 +303,7 @@ def launch_nixl_ports_apart(launch: LaunchSet) -> Iterator[Problem]:
     for server in launch.servers:
         try:
             if uses_nixl(server):
-                blocks.append((server, *_block(server)))
+                blocks.append((server, *side_channel(server)))
         except Unmeasured as error:
             unseen[str(error)] = None
     yield from _overlaps(blocks)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from epdoctor import compat
 from epdoctor.exceptions import Unmeasured
-from epdoctor.facts.launch import parse_number
 from epdoctor.launch import flags
 from epdoctor.launch.json_options import json_options, merged
-from epdoctor.launch.judge import fact, fleet_rule, host_of, server_rule, table
+from epdoctor.launch.judge import fleet_rule, server_rule, table, version_of
 from epdoctor.launch.layout import layout_of, require_known, switch_of
-from epdoctor.launch.model import LaunchSet, Server
+from epdoctor.launch.model import LaunchSet, Option, Server
+from epdoctor.launch.templates import as_written
 from epdoctor.model import Location, Problem, Severity
 from epdoctor.rules import launch_rule, need
 
@@ -27,16 +28,93 @@ def launch_was_read(launch: LaunchSet) -> Iterator[Problem]:
 @server_rule
 def launch_options_known(launch: LaunchSet, server: Server) -> Iterator[Problem]:
     """Options that this vLLM has: it stops at one that it does not know."""
+    if server.pod is not None and "omni" in server.pod.image.lower():
+        # vllm-omni adds options to vLLM's command.
+        return
     for option in (*server.options.values(), *server.repeated):
+        flag = option.written.partition("=")[0]
+        if full := _abbreviates(option):
+            yield Problem(
+                found=f"{flag[:80]} is cut short: vLLM takes it for --{full} while no other option begins so",
+                expected=f"--{full}",
+                severity=Severity.WARNING,
+                location=option.location,
+            )
         if option.known_to_vllm or option.name in ("help", "h", "version"):
             continue
-        flag = option.written.partition("=")[0]
-        near = flags.load().similar(option.name)
+        found, expected = _unknown(option.name, version_of(launch, server))
+        yield Problem(found=f"{flag[:80]}: {found}", expected=expected, location=option.location)
+
+
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+_QUOTES = "\u201c\u201d\u2018\u2019\u201e"
+
+
+@server_rule
+def launch_words_belong(launch: LaunchSet, server: Server) -> Iterator[Problem]:
+    """Words that belong to no option: vLLM stops at them; letters of a formatted page in place of - and quotes."""
+    values = [option.value for option in server.options.values()]
+    values += [server.model] if server.model is not None else []
+    for value in values:
+        if value.text and (value.text[0] in _QUOTES or value.text[-1] in _QUOTES):
+            yield Problem(
+                found=f"{value.text[:60]}: typographic quotes, as a formatted page has them",
+                expected="plain quotes: ' or \"",
+                location=value.location,
+            )
+    for value in (*values, *server.stray):
+        # Of an option that takes several words, any of them.
+        for word in value.text[:2000].split():
+            if word[0] in _DASHES and word.lstrip(_DASHES + "-")[:1].isalpha():
+                yield Problem(
+                    found=f"{word[:60]} starts with a dash that is no hyphen, as a formatted page has it",
+                    expected=f"--{word.lstrip(_DASHES + '-')[:60]}",
+                    location=value.location,
+                )
+    if server.front_end or not all(option.known_to_vllm for option in server.options.values()):
+        # What follows an option that is not known may be its value.
+        return
+    broken = {p.location.path for p in launch.trouble if p.location is not None}
+    dashed = False
+    for stray in server.stray:
+        text = stray.text.strip()
+        dashed = dashed or text[:1] in tuple(_DASHES)
+        if not text or not stray.known or stray.location.path in broken or dashed:
+            # What follows a word that was meant as an option is its value.
+            continue
+        switch = text.lower() in ("true", "false", "1", "0")
         yield Problem(
-            found=f"{flag[:80]}: vLLM has no such option",
-            expected=f"did you mean {near}?" if near else "an option of `vllm serve --help=all`",
-            location=option.location,
+            found=f"{text[:60]!r} belongs to no option: vLLM stops ('unrecognized arguments')",
+            expected="a switch takes no value: --NAME or --no-NAME" if switch else "only a model and options",
+            location=stray.location,
         )
+
+
+def _abbreviates(option: Option) -> str:
+    """The option that a beginning stands for; empty: it is written out."""
+    base = option.written.removeprefix("--").partition("=")[0].partition(".")[0].replace("_", "-")
+    full = ("no-" if option.negated else "") + option.name.partition(".")[0]
+    written_out = not option.written.startswith("--") or base == full
+    return "" if written_out or not option.known_to_vllm or not full.startswith(base) else full
+
+
+def _unknown(name: str, version: str) -> tuple[str, str]:
+    """What is wrong with an option that this vLLM does not know, and what to write."""
+    known = flags.load()
+    flag = known.get(name)
+    if flag is not None and flag.last:
+        instead = compat.field("launch", "options_instead", dict).get(flag.name)
+        return (
+            f"gone from vLLM (last seen in {flag.last})",
+            str(instead or known.similar(name, version) or "no such option"),
+        )
+    if flag is not None and flag.first:
+        return f"vLLM {version} does not have it yet (first seen in {flag.first})", "a newer vLLM"
+    near = known.similar(name, version)
+    return (
+        "vLLM has no such option",
+        f"did you mean {near}?" if near else "an option of `vllm serve --help=all`",
+    )
 
 
 @server_rule
@@ -67,7 +145,9 @@ def launch_values_resolved(launch: LaunchSet, server: Server) -> Iterator[Proble
         for name in value.unresolved:
             names.setdefault(name, value.location)
     if names:
-        shown = ", ".join(list(names)[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        shown = ", ".join(as_written(name) for name in list(names)[:6]) + (
+            f" and {len(names) - 6} more" if len(names) > 6 else ""
+        )
         yield Problem(
             found=f"not resolved: {shown}",
             expected="values for them (--env-file FILE), or the rendered files",
@@ -169,87 +249,3 @@ def launch_async_scheduling_fits(launch: LaunchSet, servers: tuple[Server, ...])
                 expected="no --async-scheduling, or an EAGLE or MTP drafter",
                 location=where,
             )
-
-
-_CHOSEN_LATER = -1
-"""A port that a command finds when it runs."""
-
-
-def _port(server: Server, name: str, default: int) -> tuple[int, Location]:
-    option = server.option(name)
-    if option is None:
-        return default, server.location
-    if option.value.runtime:
-        return _CHOSEN_LATER, option.location
-    number = parse_number(require_known(option.value, option.written))
-    if number is None:
-        raise Unmeasured(f"{option.location}: {option.written} {option.value.text[:40]!r} is not a port")
-    return number, option.location
-
-
-def ports_of(server: Server) -> dict[str, tuple[int, Location]]:
-    """Ports that one server listens on, as its options say. Raises Unmeasured where one is not resolved."""
-    layout = layout_of(server)
-    found: dict[str, tuple[int, Location]] = {}
-    if not layout.headless:
-        found["API server"] = _port(server, "port", fact("default_api_port"))
-    head = not layout.headless and layout.start == 0
-    if head and (layout.part or layout.mode != "internal") and layout.data > 1:
-        found["--data-parallel-rpc-port"] = _port(server, "data-parallel-rpc-port", fact("default_rpc_port"))
-    if layout.nnodes > 1 and layout.node_rank == 0:
-        found["--master-port"] = _port(server, "master-port", fact("default_master_port"))
-    return found
-
-
-@launch_rule
-def launch_ports_apart(launch: LaunchSet) -> Iterator[Problem]:
-    """Ports in range, and none used twice by one server or by two servers on one node; free where nodes are known."""
-    by_node: dict[str, dict[int, tuple[str, Server]]] = {}
-    unseen: dict[str, None] = {}
-    for server in launch.servers:
-        try:
-            ports = ports_of(server)
-        except Unmeasured as error:
-            unseen[str(error)] = None
-            continue
-        # Without a node's name nothing says that two servers share a host.
-        host = host_of(server)
-        if host and server.pod is not None and server.node not in launch.nodes:
-            # "pod 0" of one LeaderWorkerSet is not "pod 0" of another.
-            host = f"{server.pod.kind}/{server.pod.name} {host}"
-        taken = by_node.setdefault(host, {}) if host else {}
-        for what, (port, where) in ports.items():
-            if port == _CHOSEN_LATER:
-                continue
-            if not 1 <= port <= 65535:
-                yield Problem(found=f"{what}: port {port}", expected="a port from 1 to 65535", location=where)
-            elif port in taken:
-                other, owner = taken[port]
-                yield Problem(
-                    found=f"port {port} is the {what} of {server.name} and the {other} of {owner.name}",
-                    expected="a port of its own for each",
-                    location=where,
-                )
-            else:
-                taken[port] = (what, server)
-            if server.node in launch.nodes and not launch.live:
-                try:
-                    yield from _busy(launch, server, what, port, where)
-                except Unmeasured as error:
-                    unseen[str(error)] = None
-    if unseen:
-        raise Unmeasured("; ".join(list(unseen)[:3]))
-
-
-def _busy(launch: LaunchSet, server: Server, what: str, port: int, where: Location) -> Iterator[Problem]:
-    listeners = launch.nodes[server.node].network.listeners
-    if isinstance(listeners, Unmeasured):
-        raise Unmeasured(*listeners.args)
-    if port in listeners:
-        yield Problem(
-            found=f"port {port} ({what}) is taken on {server.node}",
-            expected="a free port, or stop what listens there",
-            severity=Severity.WARNING,
-            odd_nodes=(server.node,),
-            location=where,
-        )

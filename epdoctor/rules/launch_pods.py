@@ -8,8 +8,8 @@ from typing import Any
 
 from epdoctor.exceptions import Unmeasured
 from epdoctor.launch.judge import backend_of, fact, fleet_rule, ranks_text
-from epdoctor.launch.layout import across_nodes, first_option, fleets, layout_of, text_of
-from epdoctor.launch.model import LaunchSet, Pod, Resource, Server
+from epdoctor.launch.layout import across_nodes, first_option, fleets, layout_of, require_known, text_of
+from epdoctor.launch.model import LaunchSet, Pod, Server
 from epdoctor.model import Problem, Severity
 from epdoctor.rules import launch_rule, need
 from epdoctor.rules.launch_kv import uses_nixl
@@ -27,8 +27,8 @@ def launch_has_kubernetes(launch: LaunchSet) -> bool:
 
 @need("launch-containers")
 def launch_has_containers(launch: LaunchSet) -> bool:
-    """No pod or compose service is given"""
-    return any(server.pod is not None for server in launch.servers)
+    """No pod, compose service or unit with a limit is given"""
+    return any(server.pod is not None or server.locked_memory is not None for server in launch.servers)
 
 
 def _pods(launch: LaunchSet, kubernetes: bool = False) -> Iterator[tuple[Server, Pod]]:
@@ -39,10 +39,22 @@ def _pods(launch: LaunchSet, kubernetes: bool = False) -> Iterator[tuple[Server,
         if pod is None or (kubernetes and server.kind != "kubernetes") or pod.kind in ("", "?"):
             # A values file of a chart has no pod: the chart adds what is missing.
             continue
+        if server.front_end:
+            # Its operator writes the pod.
+            continue
         key = (pod.kind, pod.name, pod.container, str(pod.location))
         if key not in seen:
             seen.add(key)
             yield server, pod
+
+
+def _lacks(pod: Pod, unseen: dict[str, None]) -> bool:
+    """Whether what the pod does not have is missing. A patch is merged with what is not here: not known."""
+    if pod.partial:
+        unseen[
+            f"{pod.location}: {pod.kind}/{pod.name} is not given whole (a patch, or an operator adds to it)"
+        ] = None
+    return not pod.partial
 
 
 def _fleet_of(launch: LaunchSet, server: Server) -> tuple[Server, ...]:
@@ -68,7 +80,8 @@ def launch_pod_has_rdma(launch: LaunchSet) -> Iterator[Problem]:
         asked = [name for name in {**pod.requests, **pod.limits} if _RDMA.search(name)]
         claims = pod.raw.get("resourceClaims")
         networks = "networks" in str(pod.raw.get("metadata", ""))[:5000]
-        if wanted and not asked and not claims and not networks and not (pod.host_network and pod.privileged):
+        reached = asked or claims or networks or (pod.host_network and pod.privileged)
+        if wanted and not reached and _lacks(pod, unseen):
             yield Problem(
                 found=f"{pod.kind}/{pod.name} asks for no RDMA device (rdma/...), with {backend_of(launch, server)} "
                 "across nodes",
@@ -79,15 +92,29 @@ def launch_pod_has_rdma(launch: LaunchSet) -> Iterator[Problem]:
         raise Unmeasured("; ".join(list(unseen)[:3]))
 
 
-_ACCELERATORS = ("tpu", "gaudi", "habana", "xpu", "i915", "neuron", "npu", "ascend", "<<", "{{")
+_TEMPLATES = ("<<", "{{")
+_ACCELERATORS = (
+    "tpu",
+    "gaudi",
+    "habana",
+    "hpu",
+    "xpu",
+    "i915",
+    "neuron",
+    "npu",
+    "ascend",
+    "spyre",
+    "vllm-cpu",
+)
 
 
 def _other_accelerator(pod: Pod) -> bool:
-    """Whether the pod asks for another kind of device, or its resources are a template."""
-    asked = " ".join({**pod.requests, **pod.limits}).lower() + pod.name
-    return any(
-        word in asked or word in str(pod.raw.get("containers"))[:20_000] for word in _ACCELERATORS[-2:]
-    ) or any(word in asked for word in _ACCELERATORS)
+    """Whether the pod is for another kind of device, or its resources are a template."""
+    told = " ".join([*pod.requests, *pod.limits, pod.name, pod.image]).lower()
+    raw = str(pod.raw.get("containers"))[:20_000]
+    return any(word in told or word in raw for word in _TEMPLATES) or any(
+        word in told for word in _ACCELERATORS
+    )
 
 
 def _gpus_needed(server: Server, pod: Pod) -> int:
@@ -103,6 +130,9 @@ def launch_pod_gpus_enough(launch: LaunchSet) -> Iterator[Problem]:
     """A container has a GPU for each rank that its command starts."""
     unseen: dict[str, None] = {}
     for server, pod in _pods(launch):
+        if "ray" in (server.text("distributed-executor-backend"), server.text("data-parallel-backend")):
+            # Ray spreads the ranks over its pods.
+            continue
         try:
             needed = _gpus_needed(server, pod)
         except Unmeasured as error:
@@ -110,12 +140,13 @@ def launch_pod_gpus_enough(launch: LaunchSet) -> Iterator[Problem]:
             continue
         claims = pod.raw.get("resourceClaims")
         if pod.gpus is None:
-            if server.kind == "kubernetes" and not claims and needed > 1 and not _other_accelerator(pod):
+            wanted = server.kind == "kubernetes" and not claims and needed > 1
+            if wanted and not _other_accelerator(pod) and _lacks(pod, unseen):
                 yield Problem(
                     found=f"{pod.kind}/{pod.name} asks for no GPU; its command starts {needed} ranks",
                     expected=f'nvidia.com/gpu: "{needed}" in limits',
                     severity=Severity.WARNING,
-                    location=pod.location,
+                    location=pod.place("gpus"),
                 )
         elif pod.gpus < needed:
             layout = layout_of(server)
@@ -125,17 +156,26 @@ def launch_pod_gpus_enough(launch: LaunchSet) -> Iterator[Problem]:
                 + (f" x PP {layout.pipeline}" if layout.pipeline > 1 else "")
                 + ")",
                 expected=f"{needed} GPUs, or a smaller --data-parallel-size-local",
-                location=pod.location,
+                location=pod.place("gpus"),
             )
         elif pod.gpus > needed > 0 and (layout_of(server).part or across_nodes(_fleet_of(launch, server))):
             yield Problem(
                 found=f"{pod.kind}/{pod.name} has {pod.gpus} GPUs; its command uses {needed}",
                 expected=f"{needed} GPUs, or more ranks",
                 severity=Severity.INFO,
-                location=pod.location,
+                location=pod.place("gpus"),
             )
     if unseen:
         raise Unmeasured("; ".join(list(unseen)[:3]))
+
+
+_ULIMITS = {
+    "compose service": (
+        "no ulimits memlock -1, no IPC_LOCK",
+        "ulimits: {memlock: -1}, or cap_add: [IPC_LOCK]",
+    ),
+    "docker run": ("no --ulimit memlock=-1, no IPC_LOCK", "--ulimit memlock=-1, or --cap-add IPC_LOCK"),
+}
 
 
 @launch_rule
@@ -152,36 +192,76 @@ def launch_pod_may_lock_memory(launch: LaunchSet) -> Iterator[Problem]:
         capabilities = {name.upper().removeprefix("CAP_") for name in pod.capabilities}
         if not wanted or pod.privileged or capabilities & {"IPC_LOCK", "ALL", "SYS_ADMIN"}:
             continue
-        if server.kind == "compose":
-            if pod.memlock_bytes == -1:
-                continue
-            yield Problem(
-                found=f"{pod.name}: no ulimits memlock -1, no IPC_LOCK",
-                expected="ulimits: {memlock: -1}, or cap_add: [IPC_LOCK]",
-                severity=None if rdma else Severity.WARNING,
-                location=pod.location,
-            )
+        if not _lacks(pod, unseen):
             continue
-        yield Problem(
-            found=f"{pod.kind}/{pod.name}: neither IPC_LOCK nor privileged",
-            expected="securityContext: {capabilities: {add: [IPC_LOCK]}}",
-            severity=None if rdma else Severity.WARNING,
-            location=pod.location,
+        if pod.kind in _ULIMITS and pod.memlock_bytes == -1:
+            continue
+        found, expected = _ULIMITS.get(
+            pod.kind, (f"{pod.kind}/{pod.name}: neither IPC_LOCK nor privileged", "")
         )
+        yield Problem(
+            found=found if not expected else f"{pod.name or pod.kind}: {found}",
+            expected=expected or "securityContext: {capabilities: {add: [IPC_LOCK]}}",
+            severity=None if rdma else Severity.WARNING,
+            location=pod.place("memlock" if "memlock" in pod.places else "security"),
+        )
+    for server in launch.servers:
+        limit = server.locked_memory
+        if limit is None or limit.text in ("infinity", "unlimited"):
+            continue
+        try:
+            if _uses_rdma(launch, server) or uses_nixl(server):
+                yield Problem(
+                    found=f"LimitMEMLOCK={require_known(limit, 'LimitMEMLOCK')[:40]}",
+                    expected="LimitMEMLOCK=infinity",
+                    location=limit.location,
+                )
+        except Unmeasured as error:
+            unseen[str(error)] = None
     if unseen:
         raise Unmeasured("; ".join(list(unseen)[:3]))
+
+
+_OWN_NAMES = ("ClusterFirstWithHostNet", "None")
+"""Of dnsPolicy: with hostNetwork, the default ClusterFirst becomes the node's own name servers."""
+
+
+def _meets_by_name(launch: LaunchSet, server: Server) -> bool:
+    """Whether ranks on several nodes meet at a name of the cluster: the leader's, or a Service's."""
+    if server.pod is not None and server.pod.partial:
+        return False
+    option = server.option("data-parallel-address") or server.option("master-addr")
+    if option is None or not across_nodes(_fleet_of(launch, server)):
+        return False
+    if option.value.runtime:
+        return "leader" in option.value.runtime
+    text = option.value.text
+    return (
+        option.value.known and not text.replace(".", "").isdigit() and ":" not in text and text != "localhost"
+    )
 
 
 @launch_rule
 def launch_pod_host_network(launch: LaunchSet) -> Iterator[Problem]:
     """vLLM's EP guide wants hostNetwork for NVSHMEM across nodes; llm-d serves without it: a note."""
+    unseen: dict[str, None] = {}
     for server, pod in _pods(launch, kubernetes=True):
-        if not pod.host_network and _uses_rdma(launch, server):
+        if pod.host_network and _meets_by_name(launch, server) and pod.raw.get("dnsPolicy") not in _OWN_NAMES:
+            yield Problem(
+                found=f"{pod.kind}/{pod.name} has hostNetwork without dnsPolicy ClusterFirstWithHostNet: names of "
+                "Services do not resolve in it, and the ranks meet by one",
+                expected="dnsPolicy: ClusterFirstWithHostNet",
+                severity=Severity.WARNING,
+                location=pod.location,
+            )
+        if not pod.host_network and _uses_rdma(launch, server) and _lacks(pod, unseen):
             yield Problem(
                 found=f"{pod.kind}/{pod.name} has no hostNetwork",
                 expected="hostNetwork: true, or HCAs in the pod by device plugin or Multus",
                 location=pod.location,
             )
+    if unseen:
+        raise Unmeasured("; ".join(list(unseen)[:3]))
 
 
 @launch_rule
@@ -193,25 +273,31 @@ def launch_pod_shm_enough(launch: LaunchSet) -> Iterator[Problem]:
         if pod.host_ipc:
             continue
         try:
-            several = layout_of(server).gpus > 1
+            ranks = layout_of(server).gpus
+            several = ranks > 1
         except Unmeasured as error:
             unseen[str(error)] = None
             continue
         if not several:
             continue
         if pod.shm_bytes is None and not pod.shm_mounted:
+            if _other_accelerator(pod) or not _lacks(pod, unseen):
+                continue
             yield Problem(
                 found=f"{pod.kind}/{pod.name}: nothing is mounted at /dev/shm (64 MiB by default)",
-                expected="shm_size: 16gb"
-                if server.kind == "compose"
-                else "an emptyDir of medium Memory with sizeLimit 2Gi or more at /dev/shm",
-                location=pod.location,
+                expected={
+                    "compose service": "shm_size: 16gb",
+                    "docker run": "--shm-size 16g, or --ipc=host",
+                }.get(pod.kind, "an emptyDir of medium Memory with sizeLimit 2Gi or more at /dev/shm"),
+                # Two ranks that reach each other over NVLink or PCIe often get by.
+                severity=Severity.WARNING if ranks == 2 else None,
+                location=pod.place("shm"),
             )
         elif pod.shm_bytes and pod.shm_bytes < wanted:
             yield Problem(
                 found=f"{pod.kind}/{pod.name}: {pod.shm_bytes >> 20} MiB at /dev/shm",
                 expected=f"{wanted >> 30} GiB or more",
-                location=pod.location,
+                location=pod.place("shm"),
             )
     if unseen:
         raise Unmeasured("; ".join(list(unseen)[:3]))
@@ -253,7 +339,7 @@ def launch_pod_probes_patient(launch: LaunchSet) -> Iterator[Problem]:
                 found=f"{pod.kind}/{pod.name}: {which} kills after {seconds} s without an answer"
                 + ("" if startup else ", and there is no startupProbe"),
                 expected=f"a startupProbe of {wanted // 60} minutes or more (failureThreshold x periodSeconds)",
-                location=pod.location,
+                location=pod.place("startup" if startup else "liveness"),
             )
     if unseen:
         raise Unmeasured("; ".join(list(unseen)[:3]))
@@ -285,69 +371,3 @@ def launch_group_covers_ranks(launch: LaunchSet, servers: tuple[Server, ...]) ->
             expected=f"size {-(-layout.data // max(1, layout.local))}, or --data-parallel-size {started}",
             location=pod.location if option is None else option.location,
         )
-
-
-def _services(launch: LaunchSet) -> list[Resource]:
-    return [item for item in launch.resources if item.kind == "Service"]
-
-
-@launch_rule
-def launch_service_name_harmless(launch: LaunchSet) -> Iterator[Problem]:
-    """A Service called vllm injects VLLM_PORT=tcp://... into every pod of its namespace."""
-    unseen = ""
-    for service in _services(launch):
-        if any(mark in service.name for mark in ("{{", "<<", "$")):
-            unseen = f"{service.location}: the name of a Service is {service.name[:60]} (not resolved)"
-        if service.name.lower() != "vllm":
-            continue
-        off = [
-            server
-            for server in launch.servers
-            if server.pod is not None and server.pod.raw.get("enableServiceLinks") is False
-        ]
-        if off and len(off) == sum(1 for server in launch.servers if server.pod is not None):
-            continue
-        yield Problem(
-            found="a Service is called vllm: its pods get VLLM_PORT=tcp://..., and vLLM stops at it",
-            expected="another name, or enableServiceLinks: false in the pods",
-            location=service.location,
-        )
-    if unseen:
-        raise Unmeasured(unseen)
-
-
-@launch_rule
-def launch_headless_service(launch: LaunchSet) -> Iterator[Problem]:
-    """Ranks that meet by the name of a headless Service need addresses before they are ready."""
-    headless = [item for item in _services(launch) if _spec(item).get("clusterIP") == "None"]
-    unseen: dict[str, None] = {}
-    for servers in fleets(launch):
-        server = servers[0]
-        if server.kind != "kubernetes":
-            continue
-        try:
-            if not across_nodes(servers):
-                continue
-            address = server.option("data-parallel-address") or server.option("master-addr")
-            if address is None:
-                continue
-            text = address.value.text if address.value.runtime else text_of(server, address.name)
-        except Unmeasured as error:
-            unseen[str(error)] = None
-            continue
-        for service in headless:
-            parts = text.split(".")
-            if service.name in parts[:2] and _spec(service).get("publishNotReadyAddresses") is not True:
-                yield Problem(
-                    found=f"Service {service.name} is headless without publishNotReadyAddresses; {text[:80]} resolves "
-                    "only once the head is ready, which waits for the others",
-                    expected="publishNotReadyAddresses: true",
-                    location=service.location,
-                )
-    if unseen:
-        raise Unmeasured("; ".join(list(unseen)[:3]))
-
-
-def _spec(service: Resource) -> Mapping[str, Any]:
-    spec = service.raw.get("spec")
-    return spec if isinstance(spec, Mapping) else {}

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from epdoctor.exceptions import Unmeasured
+from epdoctor.launch.experts import attention_heads
 from epdoctor.launch.judge import fleet_rule, names_of, ranks_text, server_rule
 from epdoctor.launch.layout import (
     Layout,
@@ -14,7 +15,6 @@ from epdoctor.launch.layout import (
     layout_of,
     number_of,
     require_known,
-    switch_of,
     text_of,
 )
 from epdoctor.launch.model import LaunchSet, Server
@@ -46,7 +46,8 @@ def launches_parts(launch: LaunchSet) -> bool:
     return False
 
 
-def _where(server: Server, *names: str) -> Location:
+def place_of(server: Server, *names: str) -> Location:
+    """Where the first of these options stands, else the server."""
     option = first_option(server, *names)
     return server.location if option is None else option.location
 
@@ -64,22 +65,29 @@ def launch_sizes_valid(launch: LaunchSet, server: Server) -> Iterator[Problem]:
             yield Problem(
                 found=f"--{name} {value}",
                 expected="1 or more",
-                location=_where(server, name),
+                location=place_of(server, name),
             )
             return
+    heads = attention_heads(launch, server)
+    if heads and heads % layout.tensor:
+        yield Problem(
+            found=f"--tensor-parallel-size {layout.tensor} does not divide the {heads} attention heads of the model",
+            expected=f"one of {', '.join(str(n) for n in range(1, min(heads, 64) + 1) if not heads % n)}",
+            location=place_of(server, "tensor-parallel-size"),
+        )
     given = number_of(server, "data-parallel-size-local", -1)
     if given > layout.data:
         yield Problem(
             found=f"--data-parallel-size-local {given} is more than --data-parallel-size {layout.data}",
             expected="the ranks of this node: at most all ranks",
-            location=_where(server, "data-parallel-size-local"),
+            location=place_of(server, "data-parallel-size-local"),
         )
     elif layout.start < 0 or layout.start >= layout.data or layout.ranks.stop > layout.data:
         yield Problem(
             found=f"data-parallel ranks {layout.start} to {layout.ranks.stop - 1} of {layout.data}",
             expected=f"ranks from 0 to {layout.data - 1}: the start rank is the sum of the local sizes of the nodes "
             "before",
-            location=_where(server, "data-parallel-start-rank", "data-parallel-rank", "data-parallel-size"),
+            location=place_of(server, "data-parallel-start-rank", "data-parallel-rank", "data-parallel-size"),
         )
     if layout.nnodes > 1:
         total = layout.world * layout.data
@@ -87,97 +95,19 @@ def launch_sizes_valid(launch: LaunchSet, server: Server) -> Iterator[Problem]:
             yield Problem(
                 found=f"--nnodes {layout.nnodes} does not divide the {total} ranks of TP x PP x DP",
                 expected="a number of nodes that divides TP x PP x DP",
-                location=_where(server, "nnodes"),
+                location=place_of(server, "nnodes"),
             )
         if not 0 <= layout.node_rank < layout.nnodes:
             yield Problem(
                 found=f"--node-rank {layout.node_rank} with --nnodes {layout.nnodes}",
                 expected=f"0 to {layout.nnodes - 1}",
-                location=_where(server, "node-rank"),
+                location=place_of(server, "node-rank"),
             )
     elif server.option("node-rank") is not None and layout.node_rank > 0:
         yield Problem(
             found=f"--node-rank {layout.node_rank} without --nnodes",
             expected="--nnodes with the number of nodes",
-            location=_where(server, "node-rank"),
-        )
-
-
-@server_rule
-def launch_balancing_valid(launch: LaunchSet, server: Server) -> Iterator[Problem]:
-    """Combinations of load-balancing modes that vLLM refuses (entrypoints/cli/serve.py, engine/arg_utils.py)."""
-    headless = switch_of(server, "headless")
-    hybrid = switch_of(server, "data-parallel-hybrid-lb")
-    external = switch_of(server, "data-parallel-external-lb")
-    multi_port = switch_of(server, "data-parallel-multi-port-external-lb")
-    rank = server.option("data-parallel-rank")
-    start = server.option("data-parallel-start-rank")
-    local = server.option("data-parallel-size-local")
-    chosen = [
-        name
-        for name, on in (
-            ("--data-parallel-external-lb", external),
-            ("--data-parallel-hybrid-lb", hybrid),
-            ("--data-parallel-multi-port-external-lb", multi_port),
-        )
-        if on
-    ]
-    if rank is not None and not external:
-        chosen.append("--data-parallel-rank (external)")
-    if start is not None and rank is not None:
-        chosen = chosen or ["--data-parallel-rank (external)"]
-        chosen.append("--data-parallel-start-rank (hybrid)")
-    if len(chosen) > 1:
-        yield Problem(
-            found=" with ".join(chosen),
-            expected="one load-balancing mode: internal (none of them), hybrid or external",
-            location=_where(
-                server, "data-parallel-hybrid-lb", "data-parallel-external-lb", "data-parallel-rank"
-            ),
-        )
-        return
-    if headless and hybrid:
-        yield Problem(
-            found="--data-parallel-hybrid-lb with --headless",
-            expected="hybrid: an API server on every node, none headless",
-            location=_where(server, "data-parallel-hybrid-lb"),
-        )
-    if hybrid and local is None and number_of(server, "nnodes", 1) < 2:
-        yield Problem(
-            found="--data-parallel-hybrid-lb without --data-parallel-size-local",
-            expected="--data-parallel-size-local with the ranks of this node",
-            location=_where(server, "data-parallel-hybrid-lb"),
-        )
-    data = number_of(server, "data-parallel-size", 1)
-    if external and rank is None and number_of(server, "nnodes", 1) < 2:
-        yield Problem(
-            found="--data-parallel-external-lb without a rank",
-            expected="--data-parallel-rank N, or --nnodes with --node-rank",
-            location=_where(server, "data-parallel-external-lb"),
-        )
-    if (external or rank is not None) and data < 2:
-        yield Problem(
-            found=f"external load balancing with --data-parallel-size {data}",
-            expected="--data-parallel-size of 2 or more",
-            location=_where(server, "data-parallel-external-lb", "data-parallel-rank"),
-        )
-    if (external or rank is not None) and number_of(server, "data-parallel-size-local", 1) != 1:
-        yield Problem(
-            found=f"--data-parallel-size-local {text_of(server, 'data-parallel-size-local')} with an external rank",
-            expected="1, or leave it out",
-            location=_where(server, "data-parallel-size-local"),
-        )
-
-
-@server_rule
-def launch_api_servers_on_head(launch: LaunchSet, server: Server) -> Iterator[Problem]:
-    """--api-server-count on a headless node stops it (entrypoints/cli/serve.py:76)."""
-    count = number_of(server, "api-server-count", 0)
-    if switch_of(server, "headless") and count > 0:
-        yield Problem(
-            found=f"--api-server-count {count} with --headless",
-            expected="--api-server-count on the head only",
-            location=_where(server, "api-server-count"),
+            location=place_of(server, "node-rank"),
         )
 
 
@@ -205,7 +135,7 @@ def launch_ranks_covered(launch: LaunchSet, servers: tuple[Server, ...]) -> Iter
                 expected=f"each of the {size} ranks once: --data-parallel-start-rank is the sum of the local sizes of "
                 "the nodes before",
                 evidence=tuple(f"{x.server.location}: ranks {x.start}-{x.ranks.stop - 1}" for x in layouts),
-                location=_where(
+                location=place_of(
                     late, "data-parallel-start-rank", "data-parallel-rank", "data-parallel-size-local"
                 ),
             )
@@ -222,7 +152,7 @@ def launch_ranks_covered(launch: LaunchSet, servers: tuple[Server, ...]) -> Iter
             evidence=tuple(
                 f"{x.server.location}: ranks {x.start}-{x.ranks.stop - 1}" for x in layouts if x.local
             ),
-            location=_where(
+            location=place_of(
                 servers[-1], "data-parallel-size-local", "data-parallel-rank", "data-parallel-size"
             ),
         )
@@ -237,15 +167,18 @@ def _node_ranks_covered(servers: tuple[Server, ...], layouts: list[Layout]) -> I
             yield Problem(
                 found=f"--node-rank {rank} is given {count} times: by {names_of(twice)}",
                 expected=f"each of the {size} node ranks once",
-                location=_where(twice[1], "node-rank", "nnodes"),
+                location=place_of(twice[1], "node-rank", "nnodes"),
             )
             break
     missing = [rank for rank in range(size) if rank not in counts]
-    if missing and (len(servers) > 1 or servers[0].group):
+    if missing:
+        alone = len(servers) == 1 and not servers[0].group
         yield Problem(
             found=f"{len(counts)} of --nnodes {size} are started; no server has --node-rank {ranks_text(missing)}",
-            expected=f"one server for each of the {size} node ranks",
-            location=_where(servers[-1], "nnodes"),
+            expected=f"one server for each of the {size} node ranks"
+            + ("; give the other nodes' files too, or all in one file" if alone else ""),
+            severity=Severity.WARNING if alone else None,
+            location=place_of(servers[-1], "nnodes"),
         )
 
 
@@ -259,12 +192,14 @@ def launch_one_head(launch: LaunchSet, servers: tuple[Server, ...]) -> Iterator[
     mixed = [layout for layout in layouts if layout.mode == "hybrid"]
     heads = [layout for layout in layouts if not layout.headless]
     if mixed and any(layout.headless for layout in layouts):
-        odd = mixed[0].server
+        odd = next((x for x in mixed if x.start > 0), mixed[0])
         yield Problem(
             found=f"{names_of(x.server for x in mixed)} has --data-parallel-start-rank and no --headless, others are "
-            "headless: it becomes a second API server (hybrid load balancing)",
-            expected="--headless on every node but the first",
-            location=_where(odd, "data-parallel-start-rank", "data-parallel-hybrid-lb"),
+            "headless: vLLM takes it for hybrid load balancing, a server of its own ranks",
+            expected="--headless on every node but the first"
+            if odd.start > 0
+            else "no --data-parallel-start-rank on the head: its first rank is 0",
+            location=place_of(odd.server, "data-parallel-start-rank", "data-parallel-hybrid-lb"),
         )
         return
     if len(heads) > 1:
@@ -277,13 +212,13 @@ def launch_one_head(launch: LaunchSet, servers: tuple[Server, ...]) -> Iterator[
         yield Problem(
             found=f"all {len(layouts)} servers are --headless",
             expected="one server without --headless: it takes the requests",
-            location=_where(servers[0], "headless"),
+            location=place_of(servers[0], "headless"),
         )
     elif heads[0].local and heads[0].start != 0:
         yield Problem(
             found=f"the head starts at data-parallel rank {heads[0].start}",
             expected="the head has rank 0 (vLLM asserts it)",
-            location=_where(heads[0].server, "data-parallel-start-rank"),
+            location=place_of(heads[0].server, "data-parallel-start-rank"),
         )
 
 
@@ -322,7 +257,7 @@ def launch_same_address(launch: LaunchSet, servers: tuple[Server, ...]) -> Itera
                     f"{server.location}: {text}" for text, some in values.items() for server in some
                 ),
                 odd_nodes=tuple(server.node for server in odd if server.node),
-                location=_where(odd[0], name),
+                location=place_of(odd[0], name),
             )
 
 
@@ -362,7 +297,7 @@ def launch_executor_fits(launch: LaunchSet, servers: tuple[Server, ...]) -> Iter
         executor = text_of(server, "distributed-executor-backend")
         data = text_of(server, "data-parallel-backend", "mp")
         layout = layout_of(server)
-        where = _where(server, "distributed-executor-backend", "data-parallel-backend")
+        where = place_of(server, "distributed-executor-backend", "data-parallel-backend")
         if layout.nnodes > 1 and (executor == "ray" or data == "ray"):
             which = (
                 "--distributed-executor-backend ray" if executor == "ray" else "--data-parallel-backend ray"
@@ -384,5 +319,5 @@ def launch_executor_fits(launch: LaunchSet, servers: tuple[Server, ...]) -> Iter
             yield Problem(
                 found="--headless with --data-parallel-backend ray",
                 expected="one command on one node: Ray starts the ranks of the others",
-                location=_where(server, "headless"),
+                location=place_of(server, "headless"),
             )

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping
 
 from epdoctor import compat
 from epdoctor.exceptions import Unmeasured
-from epdoctor.launch.judge import at_least, backend_of, fleet_rule, server_rule, table, version_of
+from epdoctor.launch.judge import (
+    at_least,
+    backend_of,
+    fleet_rule,
+    newest_version,
+    server_rule,
+    table,
+    version_of,
+)
 from epdoctor.launch.layout import across_nodes, layout_of, require_known
 from epdoctor.launch.model import LaunchSet, Server, Value
 from epdoctor.model import Problem, Severity
@@ -26,7 +34,7 @@ _URL = re.compile(r"[a-z]{1,10}://", re.ASCII)
 @need("launch-variables")
 def launch_has_variables(launch: LaunchSet) -> bool:
     """No launch sets an environment variable"""
-    return launch.live or any(server.environment for server in launch.servers)
+    return launch.live or any(server.environment or server.unexported for server in launch.servers)
 
 
 def environment_of(launch: LaunchSet, server: Server) -> Mapping[str, Value]:
@@ -106,9 +114,17 @@ def is_slip(name: str, known: str) -> bool:
     one, two = name.split("_"), known.split("_")
     if len(one) != len(two):
         return False
-    return all(
-        a == b or (len(a) > 2 and difflib.SequenceMatcher(None, a, b).ratio() >= _NEAR_WORD)
-        for a, b in zip(one, two, strict=True)
+    differing = [(a, b) for a, b in zip(one, two, strict=True) if a != b]
+    if len(differing) == 1 and _a_letter_less(*differing[0]):
+        return True
+    return all(len(a) > 2 and difflib.SequenceMatcher(None, a, b).ratio() >= _NEAR_WORD for a, b in differing)
+
+
+def _a_letter_less(one: str, two: str) -> bool:
+    """Whether one word is the other without one of its letters: UD for UID."""
+    short, long = sorted((one, two), key=len)
+    return len(long) == len(short) + 1 and any(
+        long[n].isalpha() and long[:n] + long[n + 1 :] == short for n in range(len(long))
     )
 
 
@@ -120,6 +136,9 @@ _SLIPS = {"VLM": ("VLLM",), "VLLLM": ("VLLM",), "NCLL": ("NCCL",), "NCC": ("NCCL
 def launch_vllm_variables_known(launch: LaunchSet, server: Server) -> Iterator[Problem]:
     """VLLM_ names that the tables' vLLM does not have and that resemble none: it warns about them."""
     known = _families()["VLLM_"]
+    if version_of(launch, server) != newest_version():
+        # The list is of one vLLM: what an older one reads is not known.
+        return
     for name, variable in environment_of(launch, server).items():
         if not name.startswith("VLLM_") or name in known or name in _KUBERNETES:
             continue
@@ -157,6 +176,14 @@ def launch_variables_effective(launch: LaunchSet, server: Server) -> Iterator[Pr
                 + (" (IBGDA is switched on by NVSHMEM_IB_ENABLE_IBGDA)" if ibgda else ""),
                 expected="not set, or " + ", ".join(valid),
                 location=transport.location,
+            )
+    known = frozenset().union(*_families().values()) | {"CUDA_VISIBLE_DEVICES"}
+    for name, value in server.unexported.items():
+        if name in known or name.startswith("UCX_"):
+            yield Problem(
+                found=f"{name}={value.text[:40]} is not exported: vLLM does not get it",
+                expected=f"export {name}={value.text[:40]}",
+                location=value.location,
             )
     port = server.environment.get("VLLM_PORT")
     if port is not None and port.known and _URL.match(port.text.lower()):

@@ -91,7 +91,7 @@ def test_how_words_become_options() -> None:
         "4",
         "--no-such",
         "5",
-        "--override",
+        "--over-ride",
         "-tp=8",
         "--seed",
         "-1",
@@ -103,7 +103,7 @@ def test_how_words_become_options() -> None:
     assert options == {
         "enable-eplb": "", "enforce-eager": "", "served-model-name": "a b", "lora-modules": "x=y", "port": "2",
         "compilation-config.mode": "3", "compilation-config.cudagraph_mode": "FULL", "api-server-count": "4",
-        "no-such": "5", "override": "", "tensor-parallel-size": "8", "seed": "-1", "x": "",
+        "no-such": "5", "over-ride": "", "tensor-parallel-size": "8", "seed": "-1", "x": "",
     }  # fmt: skip
     assert parsed.options["enable-eplb"].negated
     assert not parsed.options["enable-eplb"].on
@@ -111,7 +111,7 @@ def test_how_words_become_options() -> None:
     assert [(option.name, option.value.text) for option in parsed.repeated] == [("port", "1")]
     assert [name for name, option in parsed.options.items() if not option.known_to_vllm] == [
         "no-such",
-        "override",
+        "over-ride",
         "x",
     ]
 

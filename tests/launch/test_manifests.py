@@ -66,7 +66,7 @@ def test_a_leader_worker_set_is_a_server_a_pod(tmp_path: Path) -> None:
     assert [server.name for server in found.servers] == [
         "LeaderWorkerSet/decode leader", "LeaderWorkerSet/decode worker 1",
     ]  # fmt: skip
-    assert (leader.index, worker.index, leader.group, worker.group) == (
+    assert (leader.index, worker.index, leader.group.partition(" ")[0], worker.group.partition(" ")[0]) == (
         0, 1, "LeaderWorkerSet/decode", "LeaderWorkerSet/decode",
     )  # fmt: skip
     assert leader.model is not None
@@ -144,7 +144,7 @@ def test_sets_inside_other_kinds(tmp_path: Path) -> None:
         """,
         name="pd.yaml",
     )
-    assert [(s.group, s.text("node-rank")) for s in found.servers] == [
+    assert [(s.group.partition(" ")[0], s.text("node-rank")) for s in found.servers] == [
         ("DisaggregatedSet/pd-prefill", "0"), ("DisaggregatedSet/pd-prefill", "1"), ("DisaggregatedSet/pd-decode", "0"),
     ]  # fmt: skip
     assert found.servers[0].options["x"].value.unresolved == ("NO",)
@@ -236,7 +236,7 @@ def test_pods_that_count_themselves(tmp_path: Path) -> None:
         name="pods.yaml",
     )
     assert [s.text("data-parallel-start-rank") for s in found.servers[:2]] == ["0", "8"]
-    assert [(s.text("node-rank"), s.group) for s in found.servers[2:4]] == [
+    assert [(s.text("node-rank"), s.group.partition(" ")[0]) for s in found.servers[2:4]] == [
         ("0", "JobSet/js"),
         ("1", "JobSet/js"),
     ]
@@ -404,3 +404,14 @@ def test_one_pod(tmp_path: Path) -> None:
     )
     assert server.model is not None
     assert (server.model.text, server.text("port"), server.vllm_version) == ("m", "8000", "")
+
+
+def test_sets_of_one_name_in_two_files_are_two(tmp_path: Path) -> None:
+    """Variants of one guide lie side by side: they are not one deployment."""
+    text = (
+        "apiVersion: leaderworkerset.x-k8s.io/v1\nkind: LeaderWorkerSet\nmetadata: {name: vllm}\nspec:\n"
+        "  leaderWorkerTemplate:\n    size: 2\n    workerTemplate:\n      spec:\n        containers:\n"
+        "        - {name: v, image: 'vllm/vllm-openai:v0.33.0', args: [m]}\n"
+    )
+    found = read(tmp_path, text, text, name="lws.yaml")
+    assert [len(servers) for servers in found.deployments()] == [2, 2]

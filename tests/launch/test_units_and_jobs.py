@@ -107,8 +107,9 @@ def test_a_unit(tmp_path: Path) -> None:
     assert {name: value.text for name, value in server.environment.items()} == {
         "A": "1 2", "B": "3", "TP": "8", "NCCL_IB_HCA": "mlx5_0", "X": "$Y",
     }  # fmt: skip
-    assert server.pod is not None
-    assert server.pod.memlock_bytes == -1
+    assert server.pod is None
+    assert server.locked_memory is not None
+    assert server.locked_memory.text == "infinity"
 
 
 def test_a_unit_that_starts_a_shell(tmp_path: Path) -> None:

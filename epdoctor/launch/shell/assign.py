@@ -37,6 +37,16 @@ def assign(shell: Interpreter, node: Node, *, exported: bool | None = None) -> N
         shell.scope.export(name, exported=exported)
 
 
+def blanks_around(shell: Interpreter, node: Node, line: str) -> None:
+    """NAME = VALUE: a command called NAME, or three names for export."""
+    shell.reading.report(
+        f"blanks around =: {line[:60]} sets nothing",
+        "NAME=VALUE without blanks",
+        shell.place(node),
+        line=line,
+    )
+
+
 def _joined(before: Text | None, after: Text) -> Text:
     if before is None:
         return after
@@ -118,6 +128,8 @@ def declare(shell: Interpreter, node: Node) -> None:
                 shell.scope.hide(text)
             if exported is not None:
                 shell.scope.export(text, exported=exported)
+        elif text == "=":
+            blanks_around(shell, child, shell.text(node).split("\n", 1)[0])
         else:
             # export "A=$B", export $(...): words that hold an assignment
             for word in shell.fields(child):

@@ -46,13 +46,16 @@ def _branches(shell: Interpreter, branches: list[list[Node]], statement: Node | 
         return
     ends: list[Scope] = []
     left: Leave | None = None
-    for nodes in branches:
+    branch = shell.branch
+    for number, nodes in enumerate(branches):
         shell.use(before.copy())
+        shell.branch = f"{branch} {statement.start_byte if statement is not None else 0}.{number}"
         try:
             shell.statements(nodes)
             ends.append(shell.scope)
         except Leave as leave:
             left = leave
+    shell.branch = branch
     shell.use(before)
     if ends:
         different = before.merge(ends, shell.script.locate(0))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from epdoctor.launch.shell import conditions, control
-from epdoctor.launch.shell.assign import assign, declare
+from epdoctor.launch.shell.assign import assign, blanks_around, declare
 from epdoctor.launch.shell.builtins import QUIET, builtin
 from epdoctor.launch.shell.control import MAX_ROUNDS
 from epdoctor.launch.shell.redirects import here_string, redirected_statement
@@ -30,11 +30,13 @@ Start = Callable[
 ]
 """Takes a command that is no builtin; says whether it succeeds, where that is known."""
 _PASSED = ("comment", ";", ";;", "\n", "&", "{", "}", "(", ")", "do", "done", "heredoc_start", "heredoc_end")
+_FAMILIES = ("VLLM_", "NCCL_", "NVSHMEM_", "GLOO_", "UCX_", "CUDA_VISIBLE_DEVICES")
+_STOPS = ("kill", "pkill", "killall", "wait")
 
 
 @dataclass(frozen=True)
 class _Launched:
-    """The last command that has to do with vLLM, for options that a broken continuation cut off from it."""
+    """The last command, for options that a broken continuation cut off from it."""
 
     servers: int
     words: list[Text]
@@ -54,6 +56,11 @@ class Interpreter:
         self.words = Words(script, scope, substitute)
         self._depth = 0
         self._last: _Launched | None = None
+        self.branch = ""
+        """Which ways through conditions of unknown outcome lead here."""
+        self._beside = -1
+        """`stopped` of the reading when something was last started in the background."""
+        self._aside: Setting | None = None
 
     def run(self) -> None:
         """Follow the whole text; trouble goes to the reading. Ends at its limits."""
@@ -65,7 +72,9 @@ class Interpreter:
             self.statements(root.children)
 
     def sub(self, script: Script, scope: Scope) -> Interpreter:
-        return Interpreter(self.reading, self.setting, script, scope, self.start)
+        inner = Interpreter(self.reading, self.setting, script, scope, self.start)
+        inner.branch = self.branch
+        return inner
 
     def text(self, node: Node) -> str:
         return self.script.text[node.start_byte : node.end_byte]
@@ -78,12 +87,22 @@ class Interpreter:
         for position, node in enumerate(nodes):
             if node.type in _PASSED:
                 continue
+            before = self.setting
+            if position + 1 < len(nodes) and nodes[position + 1].type == "&":
+                self._beside = self.reading.stopped
+            if self._beside == self.reading.stopped and not before.machine:
+                where = f"{self.script.path} {before.index} {self.branch} {self._beside}"
+                if self._aside is None or self._aside.machine != where:
+                    self._aside = replace(before, machine=where)
+                self.setting = self._aside
             try:
                 truth = self.statement(node)
             except Leave as leave:
                 if leave.how == "exec":
                     self._cut_off(nodes[position + 1 :])
                 raise
+            finally:
+                self.setting = before
         return truth
 
     def _cut_off(self, nodes: list[Node]) -> None:
@@ -97,13 +116,13 @@ class Interpreter:
 
     def statement(self, node: Node) -> bool | None:
         """Follow one statement; whether it succeeds, where that is known."""
-        if (
-            node.type == "command"
-            and node.children[0].type == "command_name"
-            and self.text(node.children[0]) in QUIET
-        ):
-            self._last = None
-            return True
+        if node.type == "command" and node.children[0].type == "command_name":
+            name = self.text(node.children[0])
+            if name in _STOPS or name.startswith(("cleanup", "stop")):
+                self.reading.stopped += 1
+            if name in QUIET:
+                self._last = None
+                return True
         self.scope.limits.step()
         self.reading.at = (self.script, node.start_byte)
         self._depth += 1
@@ -142,6 +161,9 @@ class Interpreter:
     ) -> bool | None:
         """A simple command after expansion."""
         name = words[0].text
+        if len(words) > 1 and words[1].text == "=" and name.isidentifier() and name.isupper():
+            blanks_around(self, node, self.text(node).split("\n", 1)[0])
+            return None
         if name.startswith("-") and words[0].known:
             if self._last is not None:
                 self._continue(words, node)
@@ -152,10 +174,29 @@ class Interpreter:
         done, truth = builtin(self, words, inline, stdin, node)
         if done:
             return truth
-        self._last = None
-        if self._is_launch(words):
-            self._last = _Launched(len(self.reading.servers), words, inline, self.scope, False)
-        return self.start(self.reading, self.setting, self.scope, words, inline, stdin)
+        self._last = _Launched(len(self.reading.servers), words, inline, self.scope, False)
+        before = len(self.reading.servers)
+        truth = self.start(self.reading, self.setting, self.scope, words, inline, stdin)
+        if len(self.reading.servers) > before:
+            self._keep_unexported(before)
+        return truth
+
+    def _keep_unexported(self, since: int) -> None:
+        """Variables of a server's programs that the shell keeps to itself, and that the script does not use."""
+        kept = {
+            name: variable.scalar.value()
+            for name, variable in self.scope.variables.items()
+            if not variable.exported
+            and variable.scalar is not None
+            and name.startswith(_FAMILIES)
+            and f"${name}" not in self.script.text
+            and f"${{{name}" not in self.script.text
+        }
+        if kept:
+            self.reading.servers[since:] = [
+                replace(server, unexported={n: v for n, v in kept.items() if n not in server.environment})
+                for server in self.reading.servers[since:]
+            ]
 
     def _is_launch(self, words: list[Text]) -> bool:
         return any("vllm" in word.text for word in words[:200])
@@ -164,12 +205,13 @@ class Interpreter:
         """An option at the start of a command: what was meant is read, and the cut is reported once."""
         last = self._last
         assert last is not None
-        if not last.reported:
-            self._stray_option(words[0], node)
         joined = [*last.words, *words]
-        self._last = _Launched(last.servers, joined, last.inline, last.scope, True)
         del self.reading.servers[last.servers :]
         self.start(self.reading, self.setting, last.scope, joined, last.inline, None)
+        starts = len(self.reading.servers) > last.servers or self._is_launch(joined)
+        if starts and not last.reported:
+            self._stray_option(words[0], node)
+        self._last = _Launched(last.servers, joined, last.inline, last.scope, last.reported or starts)
 
     def _stray_option(self, word: Text, node: Node) -> None:
         lines = self.script.text[: node.start_byte].split("\n")[-12:-1]

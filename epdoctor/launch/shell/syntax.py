@@ -20,8 +20,10 @@ from epdoctor.model import Problem, Severity
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
-PLACEHOLDER = re.compile(r"(?<=[\s\"'=:/,])<[A-Za-z][A-Za-z0-9_. -]{0,60}(?<! )>(?=[\s\"'/:,]|\Z)")
-"""<model> as manuals write it. A redirection has a blank on one side only."""
+PLACEHOLDER = re.compile(
+    r"(?<=[\s\"'=:/,])<[A-Za-z][A-Za-z0-9_. -]{0,60}(?<! )>(?=[\s\"'/:,]|\Z)|<[A-Za-z](?:[A-Za-z0-9.]|_(?!_)){0,57}_{2,400}>"
+)
+"""<model> as manuals write it, <model___> for a template. A redirection has a blank on one side only."""
 MAX_ERRORS = 20
 MAX_NODES = 400_000
 
@@ -75,11 +77,17 @@ def problems(script: Script, root: Node) -> Iterator[Problem]:
         )
 
 
-_STARTS = re.compile(r"\bvllm[\w./]*[\"']?\s+serve\b|vllm\.entrypoints|vllm-openai")
+_STARTS = re.compile(r"\bvllm[\w./]*[\"']?\s+serve\b|vllm\.entrypoints|vllm-openai|dynamo\.vllm")
+
+
+_FILLED = re.compile(r"<<[^<>\n]{1,400}>>")
 
 
 def _matters(text: str, node: Node) -> bool:
     """Whether the doubt is beside a command that starts vLLM: elsewhere the grammar's doubts are nobody's concern."""
+    if _FILLED.search(text, node.start_byte, min(node.end_byte + 200, node.start_byte + 2000)):
+        # A template in YAML, reported as such.
+        return False
     start, end = node.start_byte, min(node.end_byte, node.start_byte + 20_000)
     for _ in range(8):
         start = max(text.rfind("\n", 0, start), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from epdoctor.launch.model import Value
 from epdoctor.launch.shell.scan import closing
 from epdoctor.model import Location
 
+_CONTROL = re.compile(r"\{\{-?[ \t]*(?:if|else|end|range|with|define|block)\b")
 MAX_TEXT = 1 << 18
 """Characters that one expansion may grow to: X=$X$X in a loop must end."""
 SPACES = " \t\n"
@@ -113,8 +115,24 @@ def file_script(path: str, text: str) -> Script:
 
 
 def text_script(text: Text) -> Script:
-    """A script inside a word: `bash -c '...'`, a here-document, a manifest's argument."""
-    return Script(text.text, text.locate, text.location.path)
+    """A script inside a word: `bash -c '...'`, a here-document, a manifest's argument.
+
+    What stands for a template in YAML would be a here-document for the shell: it becomes a word that is not filled
+    in, of the same length."""
+    content = text.text
+    for name in text.unresolved:
+        if name.startswith("{{"):
+            content = content.replace(f"<<{name[2:-2]}>>", placeholder(name))
+    return Script(content, text.locate, text.location.path)
+
+
+def placeholder(template: str) -> str:
+    """<name___> of the same length as {{ name }}; blanks for {{ if ... }} and its like."""
+    if _CONTROL.match(template):
+        return " " * len(template)
+    name = re.sub(r"[^A-Za-z0-9.]+", "_", template[2:-2]).strip("_.")
+    name = name if name[:1].isalpha() else "x" + name
+    return f"<{name[:57].ljust(len(template) - 2, '_')[: len(template) - 2]}>"
 
 
 class Builder:

@@ -9,8 +9,8 @@ variables are put back into the record's probes. A reboot starts from the record
 from __future__ import annotations
 
 import atexit
-import copy
 import fnmatch
+import marshal
 import os
 import re
 import shutil
@@ -79,7 +79,8 @@ class Machine:
     """A case's probes and options, and what commands do to them."""
 
     def __init__(self, probes: dict[str, Any], options: CollectOptions, folder: Path) -> None:
-        self.probes, self.options, self.folder = copy.deepcopy(probes), options, folder
+        # A record is JSON: marshal copies it ten times as fast as deepcopy.
+        self.probes, self.options, self.folder = marshal.loads(marshal.dumps(probes)), options, folder
         self.folder.mkdir(parents=True)
         for name in FOLDERS:
             (folder / name).mkdir(parents=True)
@@ -87,10 +88,13 @@ class Machine:
         (folder / ".vllm").write_text(pids[0] if pids else "")
         self._seen: dict[str, str] = {}
         """Files as they were read back last: path on the node -> text."""
+        made: set[str] = set()
         for path, text in self._texts():
-            file = folder / path.lstrip("/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, errors="surrogateescape")
+            parent = path.rpartition("/")[0]
+            if parent not in made:
+                made.add(parent)
+                (folder / parent.lstrip("/")).mkdir(parents=True, exist_ok=True)
+            (folder / path.lstrip("/")).write_text(text, errors="surrogateescape")
 
     def copy(self, folder: Path) -> Machine:
         return Machine(self.probes, self.options, folder)
@@ -101,7 +105,10 @@ class Machine:
                 if (
                     len(row) > 1
                     and isinstance(row[1], str)
-                    and row[0].startswith(("/etc/", "/proc/sys/", "/sys/devices"))
+                    and (
+                        row[0].startswith(("/etc/", "/proc/sys/", "/sys/devices"))
+                        or row[0].endswith("/traffic_class")
+                    )
                 ):
                     yield row[0], row[1]
 

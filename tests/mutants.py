@@ -8,10 +8,10 @@ registered. Conditions of `while` stay as they are: turned round they may never 
 from __future__ import annotations
 
 import ast
-import copy
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from types import ModuleType
@@ -140,38 +140,55 @@ def _conditions(function: ast.FunctionDef) -> Iterator[ast.expr]:
     return iter(sorted(found.values(), key=lambda test: (test.lineno, test.col_offset, -len(ast.dump(test)))))
 
 
-def _inverted(test: ast.expr) -> ast.expr:
+def _parents(function: ast.FunctionDef) -> dict[int, tuple[ast.AST, str, int | None]]:
+    """Where each expression stands: its parent, the field, and the place in it where that is a list."""
+    found: dict[int, tuple[ast.AST, str, int | None]] = {}
+    for node in ast.walk(function):
+        for field, value in ast.iter_fields(node):
+            if isinstance(value, ast.AST):
+                found[id(value)] = (node, field, None)
+            elif isinstance(value, list):
+                found.update({id(item): (node, field, n) for n, item in enumerate(value)})
+    return found
+
+
+@contextmanager
+def _turned(test: ast.expr, parents: Mapping[int, tuple[ast.AST, str, int | None]]) -> Iterator[None]:
+    """The condition inverted, in its place, and put back: a copy of every function would cost more than the rest."""
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
-        changed = copy.deepcopy(test)
-        changed.ops = [_OPPOSITE[type(test.ops[0])]()]
-        return changed
-    return ast.UnaryOp(ast.Not(), copy.deepcopy(test))
+        kept, test.ops = test.ops, [_OPPOSITE[type(test.ops[0])]()]
+        try:
+            yield
+        finally:
+            test.ops = kept
+        return
+    parent, field, place = parents[id(test)]
+    inverted = ast.copy_location(ast.UnaryOp(ast.Not(), test), test)
+
+    def put(node: ast.expr) -> None:
+        if place is None:
+            setattr(parent, field, node)
+        else:
+            getattr(parent, field)[place] = node
+
+    put(inverted)
+    try:
+        yield
+    finally:
+        put(test)
 
 
-class _Swap(ast.NodeTransformer):
-    def __init__(self, old: ast.expr) -> None:
-        self.old = old
-
-    def visit(self, node: ast.AST) -> Any:
-        if node is self.old:
-            return _inverted(self.old)
-        return super().visit(node)
+_FUTURE = ast.parse("from __future__ import annotations").body[0]
 
 
-def _swapped(function: ast.FunctionDef, old: ast.expr) -> ast.FunctionDef:
-    """A copy of the function with one condition inverted; the original stays as it is."""
-    position = [id(node) for node in ast.walk(function)].index(id(old))
-    twin = copy.deepcopy(function)
-    target = list(ast.walk(twin))[position]
-    assert isinstance(target, ast.expr)
-    changed = _Swap(target).visit(twin)
-    assert isinstance(changed, ast.FunctionDef)
-    return changed
+def _run(module: ModuleType, functions: list[ast.FunctionDef], namespace: dict[str, Any]) -> None:
+    exec(compile(ast.Module([_FUTURE, *functions], []), str(module.__file__), "exec"), namespace)
 
 
-def _compile(
-    module: ModuleType, functions: Mapping[str, ast.FunctionDef], wanted: list[str], name: str
-) -> RuleFunction:
+def _namespace(
+    module: ModuleType, functions: Mapping[str, ast.FunctionDef], wanted: list[str]
+) -> dict[str, Any]:
+    """The module's names, with the wanted functions compiled again."""
     decorators = [
         inner.id
         for one in wanted
@@ -179,8 +196,6 @@ def _compile(
         for inner in ast.walk(decorator)
         if isinstance(inner, ast.Name) and inner.id in functions
     ]
-    own = [functions[one] for one in functions if one in wanted or one in decorators]
-    tree = ast.Module([ast.parse("from __future__ import annotations").body[0], *own], [])
     namespace = dict(vars(module))
     # Compiled again, a rule must not register itself again.
     plain = {
@@ -188,35 +203,46 @@ def _compile(
         "need": lambda _: lambda f: f,
     }
     namespace.update({key: value for key, value in plain.items() if key in namespace})
-    exec(compile(ast.fix_missing_locations(tree), str(module.__file__), "exec"), namespace)
-    function: RuleFunction = namespace[name]
-    for decorator in functions[name].decorator_list:
+    _run(module, [functions[one] for one in functions if one in wanted or one in decorators], namespace)
+    return namespace
+
+
+def _rule_function(namespace: Mapping[str, Any], definition: ast.FunctionDef) -> RuleFunction:
+    function: RuleFunction = namespace[definition.name]
+    for decorator in definition.decorator_list:
         if isinstance(decorator, ast.Name) and decorator.id in _OVER:
             return _OVER[decorator.id](function)
     return function
 
 
 def mutants(rule: Rule, limit: int) -> Iterator[Mutant]:
-    """The rule with one condition inverted at a time: its own first, then those of what it calls."""
+    """The rule with one condition inverted at a time: its own first, then those of what it calls. A mutant is what it
+    is until the next one is asked for."""
     module = importlib.import_module(rule.function.__module__)
     functions = _module_functions(module)
     wanted = _reachable(rule.name, functions)
+    namespace = _namespace(module, functions, wanted)
     made = 0
     for name in wanted:
+        parents = _parents(functions[name])
+        unchanged_function = namespace[name]
         for test in _conditions(functions[name]):
             if made == limit:
                 return
             made += 1
-            changed = {**functions, name: _swapped(functions[name], test)}
             where = f"{module.__name__.rpartition('.')[2]}.py:{test.lineno} {name}: {ast.unparse(test)}"
-            yield Mutant(where, _compile(module, changed, wanted, rule.name))
+            with _turned(test, parents):
+                _run(module, [functions[name]], namespace)
+            yield Mutant(where, _rule_function(namespace, functions[rule.name]))
+            namespace[name] = unchanged_function
 
 
 def unchanged(rule: Rule) -> RuleFunction:
     """The rule compiled again as it is: it must give what the rule itself gives."""
     module = importlib.import_module(rule.function.__module__)
     functions = _module_functions(module)
-    return _compile(module, functions, _reachable(rule.name, functions), rule.name)
+    namespace = _namespace(module, functions, _reachable(rule.name, functions))
+    return _rule_function(namespace, functions[rule.name])
 
 
 def verdicts(name: str, limit: int) -> tuple[tuple[str, bool], ...]:

@@ -35,8 +35,9 @@ _BY_REASON: dict[str, dict[str, str]] = {
             deepep.installed deepep.not-a-name-squat deepep.one-owner gpu.nvlsm-installed
             gpudirect.gdrdrv-new-enough
             nccl.version-fits-deepep-v2 nixl.cuda-variant-fits-torch nixl.ep-built-for-torch nixl.installed
+            driver.built-for-next-kernel
             nixl.version-recent nvshmem.one-copy nvshmem.version-fits-deepep vllm.flashinfer-installed
-            vllm.has-deepep-v2 xpu.level-zero-present
+            vllm.has-deepep-v2 vllm.torch-as-pinned xpu.level-zero-present
         """,
         "it is another way to start vLLM, a container or a shell": """
             amd.devices-accessible container.user-namespace cudalib.libcuda-not-compat host.nofile-enough
@@ -45,23 +46,27 @@ _BY_REASON: dict[str, dict[str, str]] = {
         """,
         "it looks, and what to do depends on what is seen": """
             amd.rocm-for-mori container.ipc-lock container.sys-ptrace cuda.nvcc-present
-            cuda.toolkit-not-newer-than-driver driver.options-written-once gpu.bar1-large-enough
+            imex.domain-up cuda.toolkit-not-newer-than-driver cuda.torch-fits-driver deepep.revision-as-pinned
+            deepep.torch-new-enough driver.next-load-same driver.options-written-once gpu.bar1-large-enough
             gpu.count-matches-pci gpu.driver-loaded gpu.fabric-completed gpu.free-of-strangers
             gpu.fabric-manager-matches-driver gpu.not-throttled-by-hardware gpu.nvlinks-up gpu.nvml-answers gpu.p2p-available gpu.pcie-full-speed
-            gpu.rows-remapped gpu.same-model host.kernel-recent host.shm-has-space imex.nodes-listed
+            gpu.rows-remapped gpu.same-model host.glibc-fits-wheels host.kernel-recent host.libstdcxx-fits-wheels
+            host.shm-has-space imex.nodes-listed
             kernel.no-aer-errors kernel.no-gpu-init-failures kernel.no-hung-tasks kernel.no-mlx5-errors
             kernel.no-oom-kills kernel.no-xid names.none-to-loopback
             network.address-usable network.nccl-hca-resolves network.nixl-side-channel-host-local
             network.vllm-host-ip-local network.vllm-ports-free nvshmem.without-ah-bug rdma.error-counters-quiet
             rdma.ecn-same-on-rails rdma.errors-not-growing rdma.firmware-same-on-node rdma.guid-assigned rdma.hca-present
             rdma.hcas-match-gpus rdma.link-not-flapping rdma.link-stays-up rdma.no-drops rdma.no-vf-for-ibgda
+            pci.relaxed-ordering-enabled rdma.firmware-without-known-fault rdma.pfc-same-on-rails
+            rdma.uar-space-enough
             rdma.pause-frames-quiet rdma.phys-link-up rdma.pkey-full-member rdma.port-active rdma.rate-full
             rdma.roce-v2-gid-present rdma.subnet-manager rdma.user-space-fits-gin rdma.user-space-has-dmabuf
             slurm.processes-tracked topology.gpu-nic-affinity topology.gpus-share-nics-evenly
             vllm.moonep-installed
         """,
         "the driver, the GPU, the NIC or the fabric acts on it": """
-            driver.user-space-matches-kernel gpu.compute-mode-default gpu.device-nodes-accessible gpu.ecc-clean
+            driver.user-space-matches-kernel efa.gdrcopy-for-nvshmem gpu.compute-mode-default gpu.device-nodes-accessible gpu.ecc-clean
             gpu.fabric-one-clique gpu.mig-off gpu.persistence-on gpudirect.gdrdrv-accessible imex.channel-usable
             kernel.no-sxid pci.acs-off-on-bridges rdma.uverbs-accessible
         """,
@@ -86,7 +91,7 @@ _BY_REASON: dict[str, dict[str, str]] = {
             rdma.pkey-full-member
         """,
         "the driver, the GPU, the NIC or the fabric acts on it": """
-            gpu.ecc-enabled gpu.fabric-completed gpu.persistence-on imex.channel-usable pci.iommu-passthrough
+            efa.gdrcopy-for-nvshmem gpu.ecc-enabled gpu.fabric-completed gpu.persistence-on imex.channel-usable pci.iommu-passthrough
             rdma.firmware-same-on-node rdma.hca-present rdma.uverbs-accessible
         """,
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,29 @@ def imex_nodes(*addresses: str) -> Edit:
     return edit
 
 
+def uar_space(sizes: Mapping[str, int]) -> Edit:
+    """BAR 0 of each rail, 32 MiB as ConnectX-7 comes, or as given. The base was recorded before they were read."""
+
+    def edit(probes: Probes) -> None:
+        texts = {hca: f"0x0 0x{sizes.get(hca, 32 << 20) - 1:016x} 0x14220c\n" for hca in RAILS}
+        probes["rdma.bars"] = {
+            "status": "ran",
+            "rc": 0,
+            "data": [[f"/sys/class/infiniband/{hca}/device/resource", text] for hca, text in texts.items()],
+        }
+
+    return edit
+
+
+def c_runtime(glibc: str) -> Edit:
+    def edit(probes: Probes) -> None:
+        data = probes["libraries.loader"]["data"]
+        data[:] = [row for row in data if row[0] not in ("glibc", "libstdcxx")]
+        data += [["glibc", glibc], ["libstdcxx", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6.0.33"]]
+
+    return edit
+
+
 def traffic_class(number: int) -> Edit:
     """What MLNX_OFED's driver shows of each rail; the base was recorded with the kernel's own."""
 
@@ -282,6 +306,8 @@ PLANTS: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "drift.ucx-version": (system_ucx("1.18.0"),),
+    "drift.uar-space": (uar_space({"mlx5_4": 16 << 20}), uar_space(dict.fromkeys(RAILS, 16 << 20))),
+    "drift.c-runtime": (c_runtime("glibc 2.35"),),
     "drift.vllm-version": (package("vllm", "0.33.1"),),
 }
 FABRIC: dict[str, Base] = {"drift.gid-index": roce, "drift.roce-qos": roce, "drift.pkey": infiniband}
@@ -290,11 +316,14 @@ EVERYWHERE: dict[str, Edit] = {
     "drift.imex-nodes": imex_nodes("10.0.0.1", "10.0.0.2"),
     "drift.pkey": partition("0xffff"),
     "drift.roce-qos": traffic_class(106),
+    "drift.uar-space": uar_space({}),
+    "drift.c-runtime": c_runtime("glibc 2.39"),
     "drift.nixl-version": package("nixl-cu13", "1.5.1"),
     "drift.ucx-version": system_ucx("1.19.0"),
 }
 """What all sixteen have for that plant: the base record has neither."""
 FOLLOWS: dict[str, dict[str, str]] = {
+    "drift.deepep-version": {"deepep.revision-as-pinned": "vLLM 0.33.0 builds d4f41e4"},
     "drift.driver-options": {"driver.ibgda-options": "that option is also wrong by itself"},
     "drift.gpu-models": {"drift.gpu-vbios": "a VBIOS is compared together with its model"},
     "drift.hca-count": {
@@ -307,6 +336,7 @@ FOLLOWS: dict[str, dict[str, str]] = {
     "drift.memlock": {"host.memlock-unlimited": "a limit is also wrong by itself; root's does not count"},
     "drift.nccl-version": {"cudalib.torch-nccl-pin": "torch 2.14.0 pins 2.30.7"},
     "drift.nixl-version": {"drift.ucx-version": "NIXL's wheel brings its own UCX"},
+    "drift.torch-version": {"vllm.torch-as-pinned": "vLLM 0.33.0 was built against 2.14.0"},
 }
 """What else the planted difference makes true on that node; never an error."""
 

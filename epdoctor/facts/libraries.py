@@ -72,6 +72,10 @@ class Libraries:
     by_name: Mapping[str, tuple[LibraryCopy, ...]]
     unseen: Mapping[str, str]
     """Places that could not be looked at -> why."""
+    glibc: str = ""
+    """Version of the C library, "2.39"; empty: not told, or a recording from before it was asked."""
+    libstdcxx: str = ""
+    """Of the libstdc++.so.6 that the loader takes first, "6.0.33"; empty likewise."""
 
     def copies(self, name: str) -> tuple[LibraryCopy, ...]:
         """Copies of "nccl", "nvshmem", "ucp", "cuda", "ibverbs", "mlx5", "gdrapi"; what loads is first."""
@@ -193,6 +197,21 @@ def _from_loader(source: Source) -> list[tuple[str, LibraryCopy]]:
     return found
 
 
+def _number(value: object) -> str:
+    """The last word, where it is numbers and dots alone."""
+    word = str(value).split()[-1][:20] if isinstance(value, str) and value.split() else ""
+    return word if word and all(part.isascii() and part.isdigit() for part in word.split(".")) else ""
+
+
+def _c_runtime(source: Source) -> tuple[str, str]:
+    """(glibc, libstdc++), each empty where not told."""
+    try:
+        values = source.values("libraries.loader")
+    except Unmeasured:
+        return "", ""
+    return _number(values.get("glibc")), version_in_name(str(values.get("libstdcxx", ""))[:300])
+
+
 def parse(source: Source) -> Libraries:
     """Raises Unmeasured only where no place at all could be looked at."""
     found: list[tuple[str, LibraryCopy]] = []
@@ -220,7 +239,7 @@ def parse(source: Source) -> Libraries:
             LibraryCopy(copy.path, copy.version, copy.origin, number, copy.detail)
             for number, copy in enumerate(unique.values())
         )
-    return Libraries(by_name, unseen)
+    return Libraries(by_name, unseen, *_c_runtime(source))
 
 
 def _digest(name: str) -> Callable[[Node], str | None]:
@@ -239,7 +258,15 @@ def _ucx(node: Node) -> str | None:
     return f"in {bundled[0]} {bundled[1]}" if bundled else _digest("ucp")(node)
 
 
+def _c_runtime_text(node: Node) -> str | None:
+    libraries = node.libraries
+    texts = (f"glibc {libraries.glibc}" if libraries.glibc else "",
+             f"libstdc++ {libraries.libstdcxx}" if libraries.libstdcxx else "")  # fmt: skip
+    return ", ".join(filter(None, texts)) or None
+
+
 DIGEST: dict[str, Callable[[Node], Any]] = {
+    "lib.c-runtime": _c_runtime_text,
     "lib.nccl": _digest("nccl"),
     "lib.nvshmem": _digest("nvshmem"),
     "lib.ucx": _ucx,

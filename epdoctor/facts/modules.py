@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from epdoctor.exceptions import Unmeasured
-from epdoctor.facts.base import CollectOptions, Files, FileSet, Probe, Source, require
+from epdoctor.facts.base import CollectOptions, Files, FileSet, Probe, Source, Stat, require
+from epdoctor.facts.dkms import BUILT, KERNELS, built_drivers
 from epdoctor.facts.modprobe import ModuleOptions, parse_load, parse_options, registry_dwords
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def probes(options: CollectOptions) -> tuple[Probe, ...]:
                 "/usr/lib/modules-load.d/*.conf",
             ),
         ),
+        Stat(name="modules.dkms", globs=(BUILT, KERNELS)),
         Files(name="modules.nvidia", globs=(VERSION, PARAMS, "/proc/driver/gdrdrv/params")),
     )
 
@@ -100,6 +102,10 @@ class Modules:
     """/proc/driver/nvidia/params: what is live."""
     driver_loaded: bool
     """/proc/driver/nvidia/version exists."""
+    dkms: Mapping[str, frozenset[str]] | Unmeasured
+    """Kernel release -> NVIDIA driver versions that DKMS has built for it; empty without DKMS."""
+    kernels: tuple[str, ...] = ()
+    """Releases of the kernels in /boot."""
 
     def has(self, name: str) -> bool:
         """Whether a module is loaded or built in. `nvidia-peermem` and `nvidia_peermem` are the same."""
@@ -217,6 +223,15 @@ def parse(source: Source) -> Modules:
         params = parse_params(driver.require(PARAMS))
     except Unmeasured as reason:
         params = reason
+    dkms: Mapping[str, frozenset[str]] | Unmeasured
+    kernels: tuple[str, ...] = ()
+    try:
+        there = source.stats("modules.dkms")
+        dkms = built_drivers(there)
+        prefix = KERNELS.rstrip("*")
+        kernels = tuple(sorted(path[len(prefix) :][:100] for path in there if path.startswith(prefix)))
+    except Unmeasured as reason:
+        dkms = reason
     return Modules(
         loaded=loaded,
         present=frozenset(present),
@@ -229,6 +244,8 @@ def parse(source: Source) -> Modules:
         nvidia_flavour=flavour,
         nvidia_params=params,
         driver_loaded=VERSION in driver or VERSION in driver.errors,
+        dkms=dkms,
+        kernels=kernels,
     )
 
 

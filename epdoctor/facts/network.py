@@ -359,7 +359,26 @@ def _addresses(node: Node) -> dict[str, tuple[str, ...]]:
     }
 
 
+def _rail_subnets(node: Node) -> dict[str, tuple[str, ...]] | None:
+    """RoCE compute HCA -> the subnets of its netdevs; None where there are fewer than two such HCAs."""
+    netdevs = {netdev.name: netdev for netdev in require(node.network.netdevs)}
+    found: dict[str, tuple[str, ...]] = {}
+    for device in node.rdma.devices:
+        if device.name in node.compute_hcas.names and any(p.link_layer == "Ethernet" for p in device.ports):
+            subnets = {
+                str(ipaddress.ip_interface(f"{address.address}/{address.prefix}").network)
+                for name in device.netdevs
+                if name in netdevs
+                for address in netdevs[name].usable_addresses
+                if address.prefix < address.address.max_prefixlen
+            }
+            if subnets:
+                found[device.name] = tuple(sorted(subnets))
+    return found if len(found) > 1 else None
+
+
 DIGEST: dict[str, Callable[[Node], Any]] = {
+    "network.rail-subnets": _rail_subnets,
     "network.mtu": _mtu,
     "network.hostname": lambda node: require(node.network.hostname),
     "network.addresses": _addresses,

@@ -135,6 +135,8 @@ class Pci:
     """Bus id -> type of its IOMMU group (identity, DMA, DMA-FQ), where known."""
     acs: tuple[Acs, ...] | Unmeasured
     """Bridges with ACS. Unmeasured without root."""
+    nic_control: Mapping[str, int] | None
+    """NIC's bus id -> its PCI Express device control word; empty without root; None: an older recording."""
 
     @property
     def gpus(self) -> tuple[PciDevice, ...]:
@@ -190,6 +192,20 @@ def _acs(source: Source) -> tuple[Acs, ...] | Unmeasured:
         if isinstance(control, int) and _BUS_ID.fullmatch(bus_id[:32]):
             found.append(Acs(bus_id, control))
     return tuple(sorted(found, key=lambda acs: acs.bus_id))
+
+
+def _nic_control(source: Source) -> dict[str, int] | None:
+    try:
+        values = source.values("pci.acs")
+    except Unmeasured:
+        return {}
+    if "nics_denied" not in values:
+        return None
+    return {
+        key[4:]: value["device_control"]
+        for key, value in values.items()
+        if key.startswith("nic ") and isinstance(value, dict) and isinstance(value.get("device_control"), int)
+    }
 
 
 def _iommu(source: Source) -> tuple[bool | Unmeasured, dict[str, str]]:
@@ -250,7 +266,7 @@ def parse(source: Source) -> Pci:
             else drivers.get(path + "/driver", "").rpartition("/")[2][:64],
         )
     active, types = _iommu(source)
-    return Pci(devices, active, types, _acs(source))
+    return Pci(devices, active, types, _acs(source), _nic_control(source))
 
 
 def _gpu_count(node: Node) -> int:

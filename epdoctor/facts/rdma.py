@@ -7,16 +7,10 @@ hca_type, the `device` link and counters/.
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from epdoctor.exceptions import Unmeasured
-from epdoctor.facts.base import CollectOptions, Files, Links, Probe, Script, Source, Stat, require
-
-if TYPE_CHECKING:
-    from epdoctor.facts import Node
+from epdoctor.facts.base import CollectOptions, Files, Links, Probe, Script, Source, Stat
 
 ROOT = "/sys/class/infiniband/"
 GID_SLOTS = 64
@@ -113,6 +107,8 @@ class RdmaDevice:
     numa_node: int | None
     netdevs: tuple[str, ...]
     ports: tuple[Port, ...]
+    uar_bytes: int | None = None
+    """Size of PCI BAR 0, where mlx5 has its doorbell pages (UARs); None: not read."""
 
     @property
     def is_software(self) -> bool:
@@ -182,6 +178,7 @@ def probes(options: CollectOptions) -> tuple[Probe, ...]:
                 "/usr/lib/libibverbs.so.1",
             ),
         ),
+        Files("rdma.bars", globs=(ROOT + "*/device/resource",), max_file_bytes=256),
         Stat("rdma.netdevs", globs=(ROOT + "*/device/net/*",)),
         Stat("rdma.uverbs", globs=("/dev/infiniband/uverbs*",)),
         Script("rdma.gids", script="gids.py", params={"slots": GID_SLOTS}, only_if_exists=ROOT.rstrip("/")),
@@ -265,6 +262,21 @@ def _links(source: Source) -> tuple[dict[str, str], str]:
         return {}, str(reason)
 
 
+def _bars(source: Source) -> dict[str, int]:
+    """Device -> size of its BAR 0: the first line of `resource`, "start end flags"."""
+    try:
+        texts = source.files("rdma.bars").under(ROOT)
+    except Unmeasured:
+        return {}
+    found = {}
+    for path, text in texts.items():
+        words = text.split(None, 2)
+        start, end = (_number(words[0]), _number(words[1])) if len(words) == 3 else (None, None)
+        if start is not None and end is not None and end > start:
+            found[path.partition("/")[0]] = end - start + 1
+    return found
+
+
 def _pkeys(texts: dict[str, str], folder: str) -> tuple[int, ...]:
     found: list[int] = []
     while (text := texts.get(f"{folder}{len(found)}")) is not None and (value := _number(text)) is not None:
@@ -295,7 +307,7 @@ def parse(source: Source) -> Rdma:
     texts = files.under(ROOT)
     links, unread = _links(source)
     gids, scanned = _gids(source)
-    counters = _counters(source)
+    counters, bars = _counters(source), _bars(source)
     netdevs: dict[str, list[str]] = {}
     try:
         for path in source.stats("rdma.netdevs"):
@@ -357,6 +369,7 @@ def parse(source: Source) -> Rdma:
                 _number(leaf("device/numa_node")),
                 tuple(sorted(own)),
                 tuple(ports),
+                bars.get(name),
             )
         )
     verbs = files.under("/sys/class/infiniband_verbs/")
@@ -373,55 +386,3 @@ def parse(source: Source) -> Rdma:
 def _natural(name: str) -> tuple[str, int, str]:
     stem = name.rstrip("0123456789")
     return (stem, int(name[len(stem) :][:9] or 0), name)
-
-
-def _compute_devices(node: Node) -> list[RdmaDevice]:
-    chosen = node.compute_hcas.names
-    return [device for device in node.rdma.devices if device.name in chosen]
-
-
-def _same(values: list[str]) -> str | None:
-    """One text for all HCAs: the value where they agree, else "7 x A, 1 x B"."""
-    counts = Counter(values).most_common()
-    if len(counts) <= 1:
-        return counts[0][0] if counts else None
-    return ", ".join(f"{count} x {value}" for value, count in counts)
-
-
-def _gid_indexes(node: Node) -> str | None:
-    """Index of the RoCE v2 IPv4 GID, "3"; by HCA where they differ, "mlx5_0=3, mlx5_1=5".
-
-    NCCL_IB_GID_INDEX is one number for all HCAs, so other names with the same index are no difference."""
-    found: dict[str, int] = {}
-    for device in _compute_devices(node):
-        for port in device.ports:
-            if port.link_layer == "Ethernet":
-                if port.gid_slots_read is None:
-                    raise Unmeasured(f"{port.name}: GID table not read")
-                index = next((gid.index for gid in port.gids if gid.is_v2 and gid.ipv4), None)
-                if index is not None:
-                    found[device.name] = index
-    if len(set(found.values())) == 1:
-        return str(next(iter(found.values())))
-    return ", ".join(f"{name}={index}" for name, index in found.items()) or None
-
-
-DIGEST: dict[str, Callable[[Node], Any]] = {
-    "rdma.hca-names": lambda node: ", ".join(node.compute_hcas.names) or None,
-    "rdma.hca-count": lambda node: str(len(node.compute_hcas.names)),
-    "rdma.firmware": lambda node: _same([device.firmware for device in _compute_devices(node)]),
-    "rdma.pkey": lambda node: _same(
-        [
-            f"0x{port.pkeys[0]:04x}"
-            for d in _compute_devices(node)
-            for port in d.ports
-            if port.link_layer == "InfiniBand" and port.active and port.pkeys
-        ]
-    ),
-    "rdma.rates": lambda node: _same(
-        [port.rate_text or "?" for d in _compute_devices(node) for port in d.ports if port.active]
-    ),
-    "rdma.gid-index": _gid_indexes,
-    "rdma.rdma-core": lambda node: require(node.rdma.rdma_core_version) if node.rdma.devices else None,
-    "rdma.ofed": lambda node: (node.rdma.ofed_version or "inbox driver") if node.rdma.devices else None,
-}

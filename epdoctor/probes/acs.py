@@ -1,7 +1,9 @@
 """The ACS control word of PCI bridges. Python 3.6, runs on the node; `emit(key, value)` is given.
 
 Rows: ["<bus id>", {"capability": int, "control": int}] for each PCI-to-PCI bridge that has ACS,
-["bridges", count], ["denied", count] for those whose extended configuration space only root can read.
+["bridges", count], ["denied", count] for those whose extended configuration space only root can read; for each NIC,
+["nic <bus id>", {"device_control": int}] of its PCI Express capability (id 0x10, the word at +8), and
+["nics_denied", count].
 Reading the `config` file changes nothing on the device. Layout: PCI Express Base Specification, Extended
 Capabilities start at 0x100; id 0x000d is ACS, capability at +4, control at +6.
 """
@@ -26,19 +28,41 @@ def acs_of(data):
     return None
 
 
+def device_control(data):
+    at, seen = data[0x34] & 0xFC, set()
+    while at >= 0x40 and at not in seen and at + 10 <= len(data):
+        seen.add(at)
+        if data[at] == 0x10:
+            return word(data, at + 8)
+        at = data[at + 1] & 0xFC
+    return None
+
+
+def content(path, most):
+    file = os.open(path + "/config", os.O_RDONLY)
+    try:
+        return bytearray(os.read(file, most))
+    finally:
+        os.close(file)
+
+
 def main():
-    bridges = denied = 0
+    bridges = denied = nics_denied = 0
     for path in sorted(glob.glob("/sys/bus/pci/devices/*")):
         try:
             with open(path + "/class") as handle:
-                if not handle.read().startswith("0x0604"):
-                    continue
+                kind = handle.read()
+            if kind.startswith("0x02"):
+                data = content(path, 256)
+                nics_denied += len(data) < 256
+                control = device_control(data) if len(data) == 256 else None
+                if control is not None:
+                    emit("nic " + os.path.basename(path), {"device_control": control})
+                continue
+            if not kind.startswith("0x0604"):
+                continue
             bridges += 1
-            file = os.open(path + "/config", os.O_RDONLY)
-            try:
-                data = bytearray(os.read(file, 4096))
-            finally:
-                os.close(file)
+            data = content(path, 4096)
         except OSError:
             denied += 1
             continue
@@ -51,6 +75,7 @@ def main():
             emit(os.path.basename(path), found)
     emit("bridges", bridges)
     emit("denied", denied)
+    emit("nics_denied", nics_denied)
 
 
 main()

@@ -11,6 +11,7 @@ software = sys.modules["software.py"]
 read, text = software.read, software.text
 
 SONAMES = PARAMS["sonames"]
+RUNTIME = "libstdc++.so.6"
 
 
 def variable(name):
@@ -53,6 +54,7 @@ def cache_entries(raw):
 
 def main():
     wanted = frozenset(SONAMES)
+    runtimes = []
     for path in variable("LD_PRELOAD").replace(":", " ").split():
         for soname in SONAMES:
             if os.path.basename(path).startswith(soname.partition(".so")[0] + ".so"):
@@ -62,6 +64,7 @@ def main():
         report("VLLM_NCCL_SO_PATH", "libnccl.so.2", explicit)
     for folder in variable("LD_LIBRARY_PATH").split(":")[:40]:
         if folder.startswith("/"):
+            runtimes.append(os.path.join(folder, RUNTIME))
             for soname in SONAMES:
                 report("LD_LIBRARY_PATH", soname, os.path.join(folder, soname))
     raw = read("/etc/ld.so.cache", 8 << 20)
@@ -73,6 +76,17 @@ def main():
         for soname, path in cache_entries(raw):
             if soname in wanted:
                 report("ldconfig", soname, path)
+            elif soname == RUNTIME:
+                runtimes.append(path)
+    try:
+        emit("glibc", os.confstr("CS_GNU_LIBC_VERSION"))
+    except (AttributeError, OSError, ValueError):  # another C library
+        pass
+    for path in runtimes:
+        real = software.real_name(path)
+        if real:
+            emit("libstdcxx", real)
+            break
 
 
 main()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import Node
 from epdoctor.facts.base import require
 from epdoctor.facts.devices import GDRDRV
+from epdoctor.facts.dkms import newer_kernels
 from epdoctor.facts.modprobe import registry_dwords
 from epdoctor.facts.modules import Modules
 from epdoctor.model import Problem, Severity
@@ -76,6 +77,49 @@ def driver_one_version(node: Node) -> Iterator[Problem]:
     version = require(node.gpu.driver_version)
     if version != kernel:
         yield Problem(f"kernel module {kernel}, user space {version}", "one version")
+
+
+def _dkms(node: Node) -> Mapping[str, frozenset[str]]:
+    """What DKMS has built. NotApplicable without DKMS, and for recordings from before it was looked at."""
+    if node.source.status("modules.dkms") == "absent":
+        raise NotApplicable("not in this recording, which is older than this check")
+    built = require(node.modules.dkms)
+    if not built:
+        raise NotApplicable("DKMS has built no NVIDIA driver here")
+    return built
+
+
+@node_rule
+def driver_next_load_same(node: Node) -> Iterator[Problem]:
+    """The module that DKMS has on disk for the running kernel is the one that is loaded."""
+    running = require(node.modules.nvidia_version)
+    kernel = require(node.system.kernel_release)
+    on_disk = _dkms(node).get(kernel)
+    if on_disk is None:
+        raise NotApplicable(f"DKMS has built no driver for {kernel}: it comes in another package")
+    if running not in on_disk:
+        yield Problem(
+            f"{running} is loaded, {', '.join(sorted(on_disk))} is on disk for {kernel}",
+            "the version that is loaded, or a reboot at a time of your choice",
+            now=("dkms status | grep nvidia", "head -1 /proc/driver/nvidia/version"),
+        )
+
+
+@node_rule
+def driver_built_for_next_kernel(node: Node) -> Iterator[Problem]:
+    """A newer kernel in /boot, which the next boot takes, has the driver as well."""
+    built, kernel = _dkms(node), require(node.system.kernel_release)
+    if kernel not in built:
+        raise NotApplicable(f"DKMS has built no driver for {kernel}: it comes in another package")
+    for release in newer_kernels(kernel, built, node.modules.kernels)[-1:]:
+        yield Problem(
+            f"{release} is in /boot, and DKMS has built the NVIDIA driver for {kernel} alone",
+            f"the driver for {release} as well",
+            now=(
+                f"sudo dkms autoinstall -k {release}   # needs its headers: linux-headers-{release}",
+                "dkms status | grep nvidia",
+            ),
+        )
 
 
 def _workers_are_privileged(node: Node) -> bool:

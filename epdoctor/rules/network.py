@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from epdoctor.cluster import Cluster
@@ -266,3 +266,44 @@ def network_nodes_reach_each_other(cluster: Cluster) -> Iterator[Problem]:
                 subject=node,
                 odd_nodes=(node,),
             )
+
+
+@cluster_rule
+def network_rails_in_line(cluster: Cluster) -> Iterator[Problem]:
+    """An HCA is in the subnet that, on most nodes, is the same HCA's. A subnet that no other node has is no fault:
+    it is routed. Where all HCAs of a node share one subnet there are no rails to mix up."""
+    measured = cluster.measured("network.rail-subnets")
+    if len(measured) < 3:
+        raise NotApplicable("fewer than three nodes with two or more RoCE rails")
+    holders: dict[str, Counter[str]] = defaultdict(Counter)
+    for rails in measured.values():
+        for hca, subnets in rails.items():
+            for subnet in subnets:
+                holders[subnet][hca] += 1
+    home = {
+        subnet: hca
+        for subnet, counts in holders.items()
+        for hca, count in counts.most_common(1)
+        if count > 1 and count * 2 > sum(counts.values())
+    }
+    if not home:
+        raise NotApplicable("no subnet belongs to one rail")
+    faults = 0
+    for node, rails in measured.items():
+        wrong = [
+            f"{hca} is in {subnet}, {home[subnet]}'s on the others"
+            for hca, subnets in rails.items()
+            for subnet in subnets
+            if home.get(subnet, hca) != hca and hca in home.values()
+        ]
+        if wrong:
+            faults += 1
+            yield Problem(
+                "; ".join(wrong[:MAX_NAMED]),
+                "each HCA in its rail's subnet, as on the other nodes",
+                subject=node,
+                odd_nodes=(node,),
+            )
+    if (unmeasured := cluster.unmeasured("network.rail-subnets")) and not faults:
+        node = min(unmeasured)
+        raise Unmeasured(f"rails are in line where measured; {node}: {unmeasured[node]}")

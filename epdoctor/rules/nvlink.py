@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import Node
 from epdoctor.facts.base import require
+from epdoctor.facts.fabric_manager import NVLSM
 from epdoctor.facts.gpu_model import Gpu
 from epdoctor.model import Problem, Severity
 from epdoctor.rules import NotApplicable, node_rule
@@ -108,7 +109,7 @@ def _switched_with_manager(node: Node) -> str:
     """The Fabric Manager's version where this node's GPUs sit on NVSwitches."""
     manager = node.fabric_manager
     if not manager.asked:
-        raise NotApplicable("no dpkg here, and rpm is not asked (it may write beside its database)")
+        raise NotApplicable("not in this recording, which is older than this check")
     if not manager.version:
         raise NotApplicable("no Fabric Manager on this node")
     if all(require(gpu.fabric).state == "not supported" for gpu in node.gpu.gpus):
@@ -136,4 +137,4 @@ def nvlsm_installed(node: Node) -> Iterator[Problem]:
         raise NotApplicable(f"NVSwitches of these GPUs need none: {' and '.join(_NVLSM_GPUS)} do")
     _switched_with_manager(node)
     if not node.fabric_manager.nvlsm:
-        yield Problem("Fabric Manager without nvlsm", "the package nvlsm")
+        yield Problem("Fabric Manager without nvlsm", f"the package nvlsm ({NVLSM})")

@@ -11,6 +11,7 @@ from epdoctor.facts.base import require
 from epdoctor.facts.imex import NODES_CONFIG
 from epdoctor.model import Problem
 from epdoctor.rules import NotApplicable, need, node_rule
+from epdoctor.rules.driver import gdrdrv_usable
 from epdoctor.rules.environment import unset_command
 
 MNNVL_GPUS = ("GB200", "GB300", "GH200 144G HBM3e NVL", "VR200")
@@ -67,6 +68,29 @@ def efa_nvshmem_variable(node: Node, *, name: str, value: str) -> Iterator[Probl
         )
 
 
+@node_rule
+def efa_nvshmem_gdrcopy(node: Node) -> Iterator[Problem]:
+    """NVSHMEM's libfabric transport on EFA stops without GDRCopy: gdrdrv is usable, and no variable turns it off."""
+    environment = node.environment
+    transport = environment.get("NVSHMEM_REMOTE_TRANSPORT")
+    if transport is None or transport.value.strip().lower() != "libfabric":
+        raise NotApplicable("NVSHMEM_REMOTE_TRANSPORT is not libfabric")
+    off = environment.get("NVSHMEM_DISABLE_GDRCOPY")
+    if off is not None and off.value.strip().lower() in ("1", "true", "yes", "on"):
+        yield Problem(
+            f"NVSHMEM_DISABLE_GDRCOPY={off.value} in {off.source}, with NVSHMEM_REMOTE_TRANSPORT=libfabric",
+            "NVSHMEM_DISABLE_GDRCOPY not set",
+            now=(unset_command("NVSHMEM_DISABLE_GDRCOPY", off),),
+        )
+    elif not gdrdrv_usable(node):
+        loaded = node.modules.has("gdrdrv")
+        yield Problem(
+            "gdrdrv is loaded, but /dev/gdrdrv cannot be opened" if loaded else "gdrdrv is not loaded",
+            "GDRCopy, with NVSHMEM_REMOTE_TRANSPORT=libfabric",
+            now=("sudo chmod 666 /dev/gdrdrv",) if loaded else ("sudo modprobe gdrdrv",),
+        )
+
+
 # ------------------------------------------------------------------------------------------------- IMEX
 
 
@@ -104,6 +128,19 @@ def imex_nodes_listed(node: Node) -> Iterator[Problem]:
             "an address of this node in the list",
             (f"{NODES_CONFIG}: {', '.join(listed[:6])}", f"addresses here: {', '.join(sorted(own)[:8])}"),
         )
+
+
+@node_rule
+def imex_domain_up(node: Node) -> Iterator[Problem]:
+    """The IMEX service of this node says that its domain is up and every node of it ready."""
+    if node.imex.domain is None:
+        raise NotApplicable("no nvidia-imex-ctl here to ask (a ComputeDomain's service runs in a pod)")
+    domain = require(node.imex.domain)
+    if domain.state != "UP" or domain.not_ready:
+        waiting = domain.not_ready
+        listed = f"; not ready: {', '.join(waiting[:6])}" if waiting else ""
+        more = f" and {len(waiting) - 6} more" if len(waiting) > 6 else ""
+        yield Problem(f"domain state {domain.state}{listed}{more}", "UP, every node READY")
 
 
 # ------------------------------------------------------------------------------------------------- AMD

@@ -334,58 +334,6 @@ def rdma_counters_quiet(
 
 
 @node_rule
-def rdma_firmware_same(node: Node) -> Iterator[Problem]:
-    groups: dict[tuple[str, str], dict[str, list[str]]] = {}
-    devices = [device for device in compute_devices(node) if not device.is_software]
-    if not devices:
-        raise NotApplicable("RDMA in software has no firmware")
-    for device in devices:
-        if not device.firmware:
-            raise Unmeasured(f"/sys/class/infiniband/{device.name}/fw_ver: not read")
-        groups.setdefault(device.model, {}).setdefault(device.firmware, []).append(device.name)
-    for (model, board), versions in groups.items():
-        if len(versions) > 1:
-            most = max(versions, key=lambda version: len(versions[version]))
-            for version, names in versions.items():
-                if version != most:
-                    yield Problem(
-                        f"{', '.join(names)} run firmware {version}",
-                        f"{most}, as {len(versions[most])} {model or 'HCA'} here ({board or 'no PSID'})",
-                        now=("sudo mlxfwmanager --query",),
-                        subject=", ".join(names),
-                    )
-
-
-@node_rule
-def rdma_no_virtual_function(node: Node) -> Iterator[Problem]:
-    if node.rdma.links_unread:
-        raise Unmeasured(node.rdma.links_unread)
-    names = [device.name for device in compute_devices(node) if device.is_virtual_function]
-    if names:
-        yield Problem(
-            f"{', '.join(names)}: SR-IOV virtual function{'s' if len(names) > 1 else ''}",
-            "physical functions",
-            tuple(f"/sys/class/infiniband/{name}/device/physfn" for name in names),
-        )
-
-
-@node_rule
-def rdma_all_mlx5(node: Node) -> Iterator[Problem]:
-    def judge(device: RdmaDevice) -> Iterator[Problem]:
-        if not device.kind:
-            raise Unmeasured(f"driver of {device.name}: not known")
-        if device.kind != "mlx5":
-            yield Problem(
-                f"{device.name} is a {device.kind} device",
-                "mlx5 (ConnectX-4 or newer)",
-                (f"/sys/class/infiniband/{device.name}/device/driver",),
-                subject=device.name,
-            )
-
-    yield from judged_each(compute_devices(node), judge)
-
-
-@node_rule
 def rdma_core_at_least(node: Node, *, minimum: int) -> Iterator[Problem]:
     version = require(node.rdma.rdma_core_version)
     release = version.split(".")[0]

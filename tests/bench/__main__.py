@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from tests.bench import explain, fanout, formats, html, judge, lint, provision, startup
+from tests.bench import catalogue, explain, fanout, formats, html, judge, lint, provision, startup
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
         prog="python -m tests.bench", description="Measurements; nothing is asserted."
     )
     commands = parser.add_subparsers(required=True, metavar="WHAT")
-    for module in (fanout, judge, startup, explain, formats, html, lint, provision):
+    for module in (fanout, catalogue, judge, startup, explain, formats, html, lint, provision):
         module.add_parser(commands)
     options = parser.parse_args()
     status: int = options.call(options)

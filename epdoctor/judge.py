@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from epdoctor.collect.record import Record, Recording, StoredRecord, load
 from epdoctor.engine import Engine, NodeJudgement, candidate_backends
@@ -31,10 +32,17 @@ class JudgedNode:
     """None where the node was not reached."""
     shape: str = ""
     """Its topology as JSON text (epdoctor/node_shape.py), where it was asked for."""
+    told: Any = None
+    """What `also` said of the node, which is parsed once for all."""
 
 
 def judge_record(
-    record: Record, engine: Engine, options: CollectOptions, *, topology: bool = False
+    record: Record,
+    engine: Engine,
+    options: CollectOptions,
+    *,
+    topology: bool = False,
+    also: Callable[[Record, Node], Any] | None = None,
 ) -> JudgedNode:
     """Parse and judge one record; its raw text can be dropped afterwards. `topology`: keep its picture's data."""
     if not record.reached and not record.probes:
@@ -51,7 +59,7 @@ def judge_record(
         from epdoctor.node_shape import node_shape
 
         shape = json.dumps(node_shape(node))
-    return JudgedNode(record.outcome, judgement, shape)
+    return JudgedNode(record.outcome, judgement, shape, also(record, node) if also is not None else None)
 
 
 def has_rdma(record: Record, options: CollectOptions) -> bool:
@@ -124,9 +132,11 @@ def _start_worker(checks: dict[str, Check], goal: Goal) -> None:
     _engine = Engine(checks, goal)
 
 
-def _judge_stored(options: CollectOptions, topology: bool, item: StoredRecord) -> JudgedNode:
+def _judge_stored(
+    options: CollectOptions, topology: bool, also: Callable[[Record, Node], Any] | None, item: StoredRecord
+) -> JudgedNode:
     assert _engine is not None
-    return judge_record(item.read(), _engine, options, topology=topology)
+    return judge_record(item.read(), _engine, options, topology=topology, also=also)
 
 
 def judge_recording(
@@ -137,8 +147,10 @@ def judge_recording(
     overrides: Mapping[str, object],
     *,
     topology: bool = False,
+    also: Callable[[Record, Node], Any] | None = None,
 ) -> tuple[Engine, Recording, Iterator[JudgedNode]]:
-    """Judge a folder or archive. `overrides`: collection options given again on the command line.
+    """Judge a folder or archive. `overrides`: collection options given again on the command line. `also`: a function
+    of a module, whose answer is kept as JudgedNode.told.
 
     Raises RecordError for a recording that cannot be read."""
     recording, items = load(path)
@@ -169,7 +181,8 @@ def judge_recording(
             engine,
             recording,
             in_order(
-                judge_record(item.read(), engine, recording.options, topology=topology) for item in items
+                judge_record(item.read(), engine, recording.options, topology=topology, also=also)
+                for item in items
             ),
         )
     import gc
@@ -179,7 +192,7 @@ def judge_recording(
     gc.disable()
     with multiprocessing.get_context("fork").Pool(workers, _start_worker, (checks, goal)) as pool:
         judged = pool.map(
-            partial(_judge_stored, recording.options, topology),
+            partial(_judge_stored, recording.options, topology, also),
             items,
             chunksize=max(1, len(items) // (workers * 8)),
         )

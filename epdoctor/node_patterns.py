@@ -45,7 +45,9 @@ def _matcher(term: str) -> Callable[[str], bool]:
         try:
             expression = re2.compile(term[1:], options)
         except re2.error as error:
-            raise NodeNamesError(f'"{term[:60]}" is not a regular expression ({error})') from None
+            why = error.args[0] if error.args else ""
+            why = why.decode("utf-8", "replace") if isinstance(why, bytes) else why
+            raise NodeNamesError(f'"{term[:60]}" is not a regular expression ({why})') from None
         return lambda name: expression.match(name) is not None
     if any(sign in term for sign in "*?"):
         if not re.fullmatch(r"[A-Za-z0-9._:*?-]+", term):

@@ -67,7 +67,8 @@ def waiver_file(given: str, configured: str) -> Path | None:
     for name, option in ((given, "--waivers"), (configured, "[waivers] file")):
         if name:
             if not Path(name).exists() or Path(name).is_dir():
-                raise WaiverError(f"{option} {name}: no such file")
+                what = "a folder; give a file" if Path(name).is_dir() else "no such file"
+                raise WaiverError(f"{option} {name}: {what}")
             return Path(name)
     return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
 

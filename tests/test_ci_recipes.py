@@ -193,6 +193,21 @@ def test_the_init_container_stops_the_pod_for_errors_only(
     assert subprocess.run(["/bin/sh", "-c", script], timeout=30).returncode == ends
 
 
+def test_the_init_container_with_the_real_program(tmp_path: Path) -> None:
+    """Its standard error is a pipe in a pod; the whole report stands there, and errors stop the pod."""
+    script = dict(pods())["lws"]["initContainers"][0]["command"][2]
+    program = tmp_path / "epdoctor"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "EPDOCTOR_NO_STATE": "1"}
+    for select, ends, said in (("host", 1, "NOT READY"), ("time", 0, "PASS")):
+        demo = f'exec {shlex.quote(sys.executable)} -m epdoctor "$@" --demo --select {select}'
+        program.write_text(f"#!/bin/sh\n{demo}\n")
+        program.chmod(0o755)
+        argv = ["/bin/sh", "-c", script.replace("/opt/epdoctor/bin/epdoctor", str(program))]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == ends, done.stderr
+        assert said in done.stderr
+
+
 # ---------------------------------------------------------------- pre-commit
 
 

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from epdoctor.model import Finding, Goal, NodeOutcome, Problem, Report, Severity, Status
+from epdoctor.report.formats import Style, render
 from tests.lab.slurm import SlurmCluster, unavailable
+from tests.reports import check
 
 ROOT = Path(__file__).parents[1]
 SLURM = ROOT / "docs" / "ci" / "slurm"
@@ -245,3 +248,23 @@ def test_slurmd_runs_the_health_check_and_names_the_node(site: Site) -> None:
     assert all(site.node(n)["Reason"].startswith("epdoctor: ") for n in site.cluster.names)
     profile(site.folder, fails=False)
     site.wait(lambda: not any("DRAIN" in site.node(n)["State"] for n in site.cluster.names), 90)
+
+
+@pytest.mark.slurm
+def test_srun_leaves_out_the_nodes_that_failed(site: Site) -> None:
+    """As docs/formats.md says it, and with a list that is empty."""
+    bad = Problem("8 MiB", "unlimited")
+    report = Report(
+        Goal(multinode=True),
+        [NodeOutcome("node1"), NodeOutcome("node2")],
+        [Finding("gpu.a", Status.FAIL, Severity.ERROR, "node1", problems=(bad,))],
+        {"gpu.a": check("gpu.a")},
+    )
+    (site.folder / "r.json").write_text("".join(render("json", report, Style())))
+    argv = ["report", "--from", "r.json", "--format", "nagios", "--nodes-fail", "bad", "--nodes-pass", "good"]
+    subprocess.run([str(EPDOCTOR), *argv], cwd=site.folder, check=False, timeout=60)
+    for names, nodes in (("bad", {"node2"}), ("good", {"node1"}), ("/dev/null", {"node1", "node2"})):
+        script = f'srun --exclude="$(paste -sd, {names})" -N1 printenv SLURMD_NODENAME'
+        done = site.cluster.run(["sh", "-c", f"cd {site.folder} && {script}"])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() in nodes

@@ -51,6 +51,59 @@ def test_older_layouts(old: str, new: str) -> None:
     assert packages["nvidia-nccl-cu13"] == "2.27.5"
 
 
+# Lines of texts that users posted with issues of vLLM, cut to what is read: how each year's layout looks.
+YEARS = {
+    "2024, conda, the next line glued on": (
+        ("PyTorch version: 2.1.2+cu121\nIs debug build: False\n[pip3] torch==2.1.2\n"
+        "[conda] numpy 1.25.2 pypi_0 pypiROCM Version: Could not collect\nNeuron SDK Version: N/A\n"
+        "vLLM Version: 0.4.0.post1\nvLLM Build Flags:\nGPU Topology:\nCould not collect\n"),
+        {"torch": "2.1.2+cu121", "vllm": "0.4.0.post1", "numpy": "1.25.2"},
+        0,
+    ),
+    "2024, indented, the table's head without its tab": (
+        ("    PyTorch version: 2.5.1+cu124\n    Is debug build: False\n    [pip3] nvidia-nccl-cu12==2.21.5\n"
+        "    vLLM Version: 0.6.3.post2.dev308+gb489fc3c\n    GPU Topology:\n"
+        "    GPU0\tGPU1\tNIC0\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\n"
+        "    GPU0\t X \tNV18\tSYS\t0-103\t0\t\tN/A\n    GPU1\tNV18\t X \tSYS\t0-103\t0\t\tN/A\n"
+        "    NIC0\tSYS\tSYS\t X \t\t\t\t\n    \n    Legend:\n"),
+        {"torch": "2.5.1+cu124", "vllm": "0.6.3.post2.dev308+gb489fc3c", "nvidia-nccl-cu12": "2.21.5"},
+        2,
+    ),
+    "2025, a table of blanks": (
+        ("PyTorch version              : 2.6.0+cu124\nIs debug build               : False\n"
+        "vLLM Version                 : 0.8.5.post1\nGPU Topology:\n"
+        "        GPU0    GPU1    NIC0    CPU Affinity    NUMA Affinity   GPU NUMA ID\n"
+        "GPU0     X      NV12    PXB                             N/A\n"
+        "GPU1    NV12     X      PXB                             N/A\nNIC0    PXB     PXB      X \n\nLegend:\n"),
+        {"torch": "2.6.0+cu124", "vllm": "0.8.5.post1"},
+        2,
+    ),
+    "2026, AMD": (
+        ("PyTorch version              : 2.11.0+gitd0c8b1f\nIs debug build               : False\n"
+        "vLLM Version                 : 0.23.1rc1.dev998+g88e5e2c57 (git sha: 88e5e2c57)\nGPU Topology:\n"
+        "  ============ ROCm System Management Interface ============\n"
+        "================ Weight between two GPUs =================\n       GPU0   GPU1\nGPU0   0      15\n"),
+        {"torch": "2.11.0+gitd0c8b1f", "vllm": "0.23.1rc1.dev998+g88e5e2c57"},
+        0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("name", YEARS)
+def test_layouts_of_several_years(name: str, newline: str) -> None:
+    text, packages, gpus = YEARS[name]
+    text = text.replace("\n", newline)
+    assert is_collect_env(text.encode())
+    found = node(text)
+    assert packages.items() <= dict(found.python_env.packages).items()
+    if gpus:
+        assert len(found.topology.gpus) == gpus
+    else:
+        with pytest.raises(Unmeasured):
+            assert found.topology.gpus
+
+
 def test_what_it_lacks_is_unknown() -> None:
     environment = node(TEXT).python_env
     for name in ("deep-ep", "nixl", "amd-mori"):

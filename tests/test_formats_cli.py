@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,12 @@ from click.testing import CliRunner, Result
 
 from epdoctor.cli import cli
 from epdoctor.exceptions import UsageError
+from epdoctor.model import Finding, Goal, NodeOutcome, Problem, Report, Severity, Status
+from epdoctor.report.formats import Style, render
+from tests.reports import check
 
 ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "epdoctor" / "demo" / "demo.tar.gz"
 FEW = ("--select", "host.memlock-unlimited,gpudirect.memory-registrable,drift.nccl-version")
 
 
@@ -48,7 +53,11 @@ def inside(*words: str) -> Result:
         (["-o", "json=a", "-o", "junit=./a"], "two formats on one file"),
         (["-o", "json=a", "--nodes-fail", "a"], "two formats on one file"),
         (["-o", "json=/absent/a"], "-o /absent/a: cannot be written (No such file or directory)"),
-        (["--nodes-pass", "/absent/a"], "cannot be written"),
+        (["--nodes-pass", "/absent/a"], "--nodes-pass /absent/a: cannot be written"),
+        (["-o", "json=/dev/fd/987"], "-o /dev/fd/987: cannot be written (Bad file descriptor)"),
+        (["--format", "csv", "-o", "json=/dev/stdout"], "two formats on one file"),
+        (["--format", "csv", "--nodes-fail", "/proc/self/fd/1"], "--nodes-fail /proc/self/fd/1: two formats"),
+        (["-o", "csv=/dev/stderr", "-o", "json=/dev/stderr"], "two formats on one file"),
         (["-o", "json=."], "cannot be written (Is a directory)"),
         (["-o", "json=" + "x" * 300], "cannot be written (File name too long)"),
         (["-o", "json="], "no file is named"),
@@ -70,6 +79,12 @@ def test_wrong_outputs_are_found_before_the_run(
     assert "absent.ini" not in str(done.exception)
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_cannot_be_written_is_found_before_any_node() -> None:
+    done = inside("collect", "-i", "absent.ini", "-o", "/proc/bundle.tar.gz")
+    assert isinstance(done.exception, UsageError)
+    assert "-o /proc/bundle.tar.gz: cannot be written" in str(done.exception)
 
 
 def test_many_formats_at_once_and_back_again(tmp_path: Path) -> None:
@@ -107,8 +122,7 @@ def _umask() -> int:
 
 
 def test_report_judges_a_recording_as_check_does(tmp_path: Path) -> None:
-    demo = str(ROOT / "epdoctor" / "demo" / "demo.tar.gz")
-    words = ("--from", demo, "--backend", "deepep_low_latency", *FEW)
+    words = ("--from", str(DEMO), "--backend", "deepep_low_latency", *FEW)
     checked = run(tmp_path, "check", *words, "--format", "csv")
     reported = run(tmp_path, "report", *words, "--format", "csv")
     assert (reported.returncode, reported.stdout) == (checked.returncode, checked.stdout)
@@ -173,6 +187,103 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     out, _ = reader.communicate(timeout=20)
     assert json.loads(out)["exit_code"] == 0
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("words", "out", "err"),
+    [
+        ("-o json=/dev/stdout", "{", ""),
+        ("-o nagios=/proc/self/fd/2", "4 nodes in", "EPDOCTOR OK"),
+        ("--format nagios -o text=/dev/stderr", "EPDOCTOR OK", "4 nodes in"),
+        ("--nodes-pass /dev/stdout", "gpu01\ngpu02", ""),
+    ],
+)
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_what_is_open_already_is_written_to(
+    words: str, out: str, err: str, kind: str, tmp_path: Path
+) -> None:
+    argv = ("check", "--demo", "--select", "time", *words.split())
+    if kind == "pipe":
+        done = run(tmp_path, *argv)
+        found = [done.stdout, done.stderr]
+        assert done.returncode == 0
+    else:
+        # As a shell's ">> log" has it: what stands there already stays.
+        paths = [tmp_path / "out", tmp_path / "err"]
+        for path in paths:
+            path.write_text("before\n")
+        command = f"{shlex.quote(sys.executable)} -m epdoctor {shlex.join(argv)} >> out 2>> err"
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "EPDOCTOR_NO_STATE": "1"}
+        assert subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=env).returncode == 0
+        assert all(path.read_text().startswith("before\n") for path in paths)
+        found = [path.read_text().removeprefix("before\n") for path in paths]
+    assert found[0].startswith(out)
+    assert found[1].startswith(err) if err else not found[1]
+    assert not (out == "{" and json.loads(found[0])["exit_code"])
+
+
+def test_a_reader_that_leaves_changes_no_exit_code(tmp_path: Path) -> None:
+    """`epdoctor check | head -1` under pipefail: findings are findings."""
+    read, write = os.pipe()
+    os.close(read)
+    for words in (("check", "--demo", *FEW, "--format", "json"), ("check", "--demo", *FEW, "-v")):
+        done = run(tmp_path, *words, stdout=write)
+        assert (done.returncode, done.stderr) == (1, "")
+    os.close(write)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["diff", str(DEMO), str(DEMO), "-o", "json=null"],
+        ["explain", "cannot register cq buf", "-o", "json=null"],
+        ["baseline", "save", "--from", str(DEMO), "-o", "null"],
+    ],
+    ids=["diff", "explain", "baseline"],
+)
+def test_a_device_is_never_replaced(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo(tmp_path / "null")  # what anyone may make here of /dev/null's kind
+    with subprocess.Popen(["cat", "null"], stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            done = inside(*words)
+            assert done.exception is None, done.output
+            out, _ = reader.communicate(timeout=20)
+        finally:
+            reader.kill()
+    assert json.loads(out)
+    assert (tmp_path / "null").is_fifo()
+
+
+def test_node_lists_hold_every_name_but_none_that_a_shell_reads(tmp_path: Path) -> None:
+    names = ["gpu01", "user@gpu02", "ns/pod-0", "::1", "a;reboot", "-o", "$(id)", "two words", "x\nroot"]
+    bad = Problem("8 MiB", "unlimited")
+    report = Report(
+        Goal(multinode=True),
+        [NodeOutcome(name) for name in names],
+        [Finding("gpu.a", Status.FAIL, Severity.ERROR, name, problems=(bad,)) for name in names],
+        {"gpu.a": check("gpu.a")},
+    )
+    (tmp_path / "r.json").write_text("".join(render("json", report, Style())))
+    done = run(tmp_path, "report", "--from", "r.json", "--nodes-fail", "bad", "--nodes-pass", "good")
+    assert (tmp_path / "bad").read_text().split("\n") == [*names[:4], ""]
+    assert (tmp_path / "good").read_text() == ""
+    assert done.stderr.count("not in bad, since it is no node's name") == 3
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("hostile", ["::error::x", "   ::stop-commands::t", "a ##[add-path]/x", "::::"])
+def test_no_line_of_the_text_is_a_command_of_githubs_runner(hostile: str, tmp_path: Path) -> None:
+    bad = Problem(f"{'w ' * 30}{hostile}", "unlimited")
+    finding = Finding("gpu.a", Status.FAIL, Severity.ERROR, "n1", problems=(bad,))
+    report = Report(Goal(), [NodeOutcome("n1")], [finding], {"gpu.a": check("gpu.a")})
+    (tmp_path / "r.json").write_text("".join(render("json", report, Style())))
+    done = run(tmp_path, "report", "--from", "r.json", GITHUB_ACTIONS="true")
+    assert done.returncode == 1
+    assert "##[" not in done.stdout
+    assert not [line for line in done.stdout.splitlines() if line.strip().startswith("::")]
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

@@ -258,7 +258,9 @@ def test_the_picture_shows_faults_in_colour_and_in_words() -> None:
     assert kinds["GPU 3"] == "gpu warn"
     assert kinds["GPU 5"] == "gpu bad"
     assert kinds["GPU 6"] == "gpu warn"
-    assert kinds["GPU 0"] == "gpu ok"
+    assert kinds["GPU 0"] == "gpu bad"  # its only near NIC is down
+    assert kinds["GPU 1"] == "gpu ok"
+    assert "PIX mlx5_0, down" in texts(svg(shape, "gpu01"))
     assert kinds["mlx5_0"] == "nic bad"
     assert [line.get("class") for line in root.iter("line") if "affinity" in (line.get("class") or "")] == [
         "affinity bad", "affinity warn",

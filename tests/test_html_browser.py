@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from epdoctor.model import Finding, NodeOutcome, Problem, Report, Severity, SharedTopology, Status, Waiver
+from epdoctor.model import (
+    Finding,
+    Goal,
+    NodeOutcome,
+    Problem,
+    Report,
+    Severity,
+    SharedTopology,
+    Status,
+    Waiver,
+)
+from epdoctor.nodenames import fold, split_terms
 from epdoctor.report.formats import Style, render
 from tests.lab.browser import Opened, chromium, open_page
 from tests.reports import NASTY, check, large_report
@@ -171,6 +182,30 @@ def test_a_click_opens_the_cell_it_hits(browser: Browser, demo: Path) -> None:
     node, check_id = wanted.split(" · ")[:2]
     assert check_id in page.inner_text("#detail")
     assert f"on {node}" in page.inner_text("#detail")
+    quiet(opened)
+
+
+def test_names_are_folded_as_on_the_terminal(browser: Browser, tmp_path: Path) -> None:
+    names = [f"gpu{number:02d}" for number in range(1, 41)]
+    names += [f"r{rack}n{place:02d}" for rack in (1, 2) for place in range(8, 13)] + [
+        "login1",
+        "10.0.0.9",
+        "10.0.0.10",
+    ]
+    odd = [name for at, name in enumerate(names) if at % 3]
+    bad = Problem("8 MiB", "unlimited")
+    report = Report(
+        Goal(multinode=True),
+        [NodeOutcome(name) for name in names],
+        [
+            Finding("gpu.a", Status.FAIL if name in odd else Status.PASS, Severity.ERROR, name, problems=(bad,) if name in odd else ())
+            for name in names
+        ],
+        {"gpu.a": check("gpu.a")},
+    )  # fmt: skip
+    opened = open_page(browser, written(report, tmp_path))
+    shown = opened.page.inner_text("#findings .nodes")
+    assert sorted(split_terms(shown)) == sorted(split_terms(fold(odd)))
     quiet(opened)
 
 

@@ -50,9 +50,9 @@ def save_command(from_: Path | None, output: Path, **values: Any) -> int:
         from epdoctor.compiled import forbid_state
 
         forbid_state()
-    from epdoctor.cli.outputs import parse_outputs
+    from epdoctor.cli.output_file import failure, is_stream, refuse_unwritable, write_output
 
-    parse_outputs("text", (f"text={output}",), ("text",))
+    refuse_unwritable(str(output))
     from epdoctor.compare.baseline import baseline_text
     from epdoctor.compare.side import facts_of, record_facts
 
@@ -88,19 +88,19 @@ def save_command(from_: Path | None, output: Path, **values: Any) -> int:
         raise EpdoctorError(
             "no node was reached: no baseline was written" + "".join(f"; {m}" for m in missed[:3])
         )
-    from epdoctor.atomic_file import replace_file
-
     content = baseline_text(facts, source=source, collected_at=when)
     try:
-        replace_file(output.resolve(), content.encode("ascii"))
+        write_output(str(output), [content])
     except OSError as error:
-        raise EpdoctorError(f"{output}: {error.strerror or error}") from error
+        raise EpdoctorError(failure(str(output), error)) from error
     for line in missed:
         click.echo(f"not in it: {_clean(line)}", err=True)
     nodes = "1 node" if len(facts) == 1 else f"{len(facts)} nodes"
     more = " --all-nodes" if len(facts) > 1 or values["inventory"] else ""
-    click.echo(f"{nodes}, {len(content) // 1024 or 1} KiB in {_clean(str(output))}")
-    click.echo(f"next       epdoctor check{more} --baseline {_clean(shlex.quote(str(output)))}")
+    more += "".join(f" -i {shlex.quote(str(item))}" for item in values["inventory"])
+    apart = is_stream(str(output))  # what is read from there is the baseline alone
+    click.echo(f"{nodes}, {len(content) // 1024 or 1} KiB in {_clean(str(output))}", err=apart)
+    click.echo(_clean(f"next       epdoctor check{more} --baseline {shlex.quote(str(output))}"), err=apart)
     return 3 if missed else 0
 
 

@@ -30,7 +30,8 @@ from epdoctor.model import Check, Goal, Report, Severity, Waiver
 if TYPE_CHECKING:
     from epdoctor.cli.gather import Gathered
     from epdoctor.compare.baseline import Baseline
-    from epdoctor.compare.facts import Value
+    from epdoctor.compare.side import Told
+    from epdoctor.judge import JudgedNode
 
 
 @click.command("check", cls=ReportCommand)
@@ -130,14 +131,15 @@ def _look(
     started = time.monotonic()
     gathered: Gathered | None = None
     if values["from_"] is not None or values["demo"]:
-        report, facts, roots = _offline(
+        report, judged = _offline(
             values, chosen.checks, goal, waivers, topology=topology, with_facts=baseline is not None
         )
     else:
-        report, gathered = _live(values, choice, chosen.checks, goal, waivers, topology=topology)
-        facts, roots = _facts_of(gathered, report.goal) if baseline is not None else ({}, frozenset())
+        report, judged, gathered = _live(
+            values, choice, chosen.checks, goal, waivers, topology=topology, with_facts=baseline is not None
+        )
     if baseline is not None:
-        _add_baseline(report, baseline, facts, roots, waivers)
+        _add_baseline(report, baseline, [node.told for node in judged if node.told is not None], waivers)
     report.warnings[:0] = warnings
     report.selected = chosen.selected
     if chosen.profile:
@@ -193,26 +195,18 @@ def _with_baseline(values: dict[str, Any], config: Config) -> tuple[ChosenChecks
     return chosen, load_baseline(values["baseline"])
 
 
-def _facts_of(gathered: Gathered, goal: Goal) -> tuple[dict[str, dict[str, Value]], frozenset[str]]:
-    """Facts by node, and the nodes that were looked at as root."""
-    from epdoctor.compare.side import record_facts
-
-    options = gathered.recording.options
-    facts = dict(filter(None, (record_facts(record, options, goal) for record in gathered.records)))
-    return facts, frozenset(r.node for r in gathered.records if r.started_as.get("uid") == 0)
-
-
 def _add_baseline(
     report: Report,
     baseline: Baseline,
-    facts: dict[str, dict[str, Value]],
-    roots: frozenset[str],
+    nodes: list[Told],
     waivers: list[Waiver],
 ) -> None:
     from epdoctor.compare.baseline import moved
     from epdoctor.compare.baseline_check import CHECK_ID, check_of
     from epdoctor.waivers import apply_waivers
 
+    facts = {node.node: node.facts for node in nodes}
+    roots = frozenset(node.node for node in nodes if node.as_root)
     findings, notes = moved(baseline, facts, report.outcomes, roots=roots)
     report.checks[CHECK_ID] = check_of(baseline.path)
     report.findings = [*report.findings, *apply_waivers(findings, waivers)]
@@ -251,7 +245,8 @@ def today() -> date:
 def _offline(
     values: dict[str, Any], checks: dict[str, Check], goal: Goal, waivers: list[Waiver], *, topology: bool,
     with_facts: bool,
-) -> tuple[Report, dict[str, dict[str, Value]], frozenset[str]]:  # fmt: skip
+) -> tuple[Report, list[JudgedNode]]:  # fmt: skip
+    from epdoctor.compare.side import told
     from epdoctor.compat import catalogue_date
     from epdoctor.judge import build_report, judge_recording
 
@@ -267,11 +262,18 @@ def _offline(
     if values["demo"] and not goal.backend and not goal.requested_backend:
         goal = replace(goal, backend="deepep_low_latency", requested_backend="deepep_low_latency")
     engine, recording, judged = judge_recording(
-        path, checks, goal, values["multinode"], overrides, topology=topology
+        path,
+        checks,
+        goal,
+        values["multinode"],
+        overrides,
+        topology=topology,
+        also=told if with_facts else None,
     )
+    nodes = list(judged)
     source = "recorded demo cluster" if values["demo"] else f"recording {path.name}"
     report = build_report(
-        judged,
+        nodes,
         engine,
         checks,
         source=source,
@@ -281,27 +283,20 @@ def _offline(
         waivers=waivers,
     )
     report.warnings += [recording.note] if recording.note else []
-    if not with_facts:
-        return report, {}, frozenset()
-    from epdoctor.collect.record import load
-    from epdoctor.compare.side import facts_of
-
-    _, items = load(path)
-    records = (item.read() for item in items)
-    roots = frozenset(record.node for record in records if record.started_as.get("uid") == 0)
-    return report, facts_of(items, recording.options, engine.goal), roots
+    return report, nodes
 
 
 def _live(
     values: dict[str, Any], choice: NodeChoice, checks: dict[str, Check], goal: Goal, waivers: list[Waiver],
-    *, topology: bool,
-) -> tuple[Report, Gathered]:  # fmt: skip
+    *, topology: bool, with_facts: bool,
+) -> tuple[Report, list[JudgedNode], Gathered]:  # fmt: skip
     from epdoctor.cli.gather import gather
     from epdoctor.collect.record import Record, Recording
     from epdoctor.collect.targets import Inventory
+    from epdoctor.compare.side import told
     from epdoctor.compat import catalogue_date
     from epdoctor.engine import Engine
-    from epdoctor.judge import JudgedNode, build_report, decide_multinode, has_rdma, judge_record
+    from epdoctor.judge import build_report, decide_multinode, has_rdma, judge_record
 
     judged: dict[str, JudgedNode] = {}
     frame: list[Recording] = []
@@ -319,16 +314,19 @@ def _live(
         if not engines:
             rdma = values["multinode"] is None and has_rdma(record, frame[0].options)
             engines.append(Engine(checks, decide_multinode(goal, values["multinode"], 1, rdma)))
-        judged[record.node] = judge_record(record, engines[0], frame[0].options, topology=topology)
+        judged[record.node] = judge_record(
+            record, engines[0], frame[0].options, topology=topology, also=told if with_facts else None
+        )
 
     gathered = gather(choice, values, before=before, on_record=on_record)
     if not engines:
         engines.append(Engine(checks, decide_multinode(goal, values["multinode"], 1, rdma=False)))
+    nodes = [
+        judged.get(record.node) or judge_record(record, engines[0], frame[0].options)
+        for record in gathered.records
+    ]
     report = build_report(
-        (
-            judged.get(record.node) or judge_record(record, engines[0], frame[0].options)
-            for record in gathered.records
-        ),
+        nodes,
         engines[0],
         checks,
         source=gathered.recording.source,
@@ -339,4 +337,4 @@ def _live(
     )
     report.interrupted = gathered.interrupted
     report.warnings.extend(gathered.warnings)
-    return report, gathered
+    return report, nodes, gathered

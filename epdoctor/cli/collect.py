@@ -22,7 +22,11 @@ from epdoctor.exceptions import UsageError
     metavar="DIR|FILE.tar.gz",
     help="Default: epdoctor-DATE.tar.gz here.",
 )
-@click.option("--hash-hosts", is_flag=True, help="Replace node names and addresses by stand-ins.")
+@click.option(
+    "--hash-hosts",
+    is_flag=True,
+    help="Replace what names machines and people by stand-ins: hosts, addresses, GUIDs, users.",
+)
 @click.option(
     "--redact",
     type=click.Choice(["default", "strict"]),
@@ -55,6 +59,10 @@ def collect_command(
         raise UsageError(f"-o {path}: cannot be written; give a folder, or a file that ends in .tar.gz")
     if path.suffix and not path.is_dir() and not is_archive_name(path):
         raise UsageError(f"-o {path}: give a folder, or a file that ends in .tar.gz")
+    if is_archive_name(path):
+        from epdoctor.cli.output_file import refuse_unwritable
+
+        refuse_unwritable(str(path))
     from epdoctor.cli.gather import gather
 
     gathered = gather(node_choice(values), values)

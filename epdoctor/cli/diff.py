@@ -175,17 +175,13 @@ def _write(output: Output, a: Side, b: Side, found: Difference, verbose: bool, f
         first=first,
     )
     if path:
-        from epdoctor.atomic_file import replace_file
+        from epdoctor.cli.output_file import failure, write_output
+        from epdoctor.report.sanitize import sanitize
 
-        content = render_diff_json(a, b, found) if output.format == "json" else text.plain()
         try:
-            target = Path(path)
-            if target.exists() and not target.is_file():
-                target.write_text(content, encoding="utf-8", errors="backslashreplace")
-            else:
-                replace_file(target.resolve(), content.encode("utf-8", "backslashreplace"))
+            write_output(path, [render_diff_json(a, b, found) if output.format == "json" else text.plain()])
         except OSError as error:
-            click.echo(f"epdoctor: {path}: {error.strerror or error}", err=True)
+            click.echo(f"epdoctor: {sanitize(failure(path, error))}", err=True)
             return 1
         return 0
     if output.format == "json":

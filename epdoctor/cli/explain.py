@@ -199,9 +199,9 @@ def _write(answer: Explanation, format_: str, path: str, verbose: bool) -> None:
     if not path:
         sys.stdout.write(content)
         return
-    from epdoctor.atomic_file import replace_file
+    from epdoctor.cli.output_file import failure, write_output
 
     try:
-        replace_file(Path(path), content.encode("utf-8", "backslashreplace"))
+        write_output(path, [content])
     except OSError as error:
-        raise UsageError(f"-o {path}: {error.strerror or error}") from error
+        raise UsageError(f"-o {failure(path, error)}") from error

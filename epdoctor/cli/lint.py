@@ -71,6 +71,7 @@ def lint_command(**values: Any) -> int:
     epdoctor lint node0.sh node1.sh                     one file a node, or one with all
     epdoctor lint -i inventory.ini manifests/*.yaml     also against what the nodes are
     epdoctor lint -- vllm serve MODEL --enable-expert-parallel ...
+    kubectl kustomize DIR | epdoctor lint -             what stands on standard input
     epdoctor lint --running -i inventory.ini            which live rank differs
 
     Files are told apart by content: shell, sbatch, Kubernetes, compose, systemd, environment files. They are

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import itertools
 import os
 import re
 import shlex
-import stat
 import sys
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
 
+from epdoctor.cli.output_file import (
+    STANDARD_OUTPUT,
+    descriptor,
+    failure,
+    identity,
+    is_stream,
+    refuse_unwritable,
+    write_output,
+)
 from epdoctor.exceptions import EpdoctorError, UsageError
 from epdoctor.model import Report
 from epdoctor.report.formats import format_names
@@ -28,6 +34,8 @@ _SUFFIXES = {
     ".json": "json", ".sarif": "sarif", ".xml": "junit", ".csv": "csv", ".md": "markdown", ".html": "html",
     ".htm": "html", ".prom": "prometheus",
 }  # fmt: skip
+_NODE_NAME = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9._:@/%-]{0,252}")
+"""Also user@host, namespace/pod and ::1, as --via takes them. Nothing that a shell or an option parser reads."""
 _SUMMARY_BYTES = 1_000_000
 """GitHub takes 1 MiB a step (docs.github.com, job summaries)."""
 
@@ -76,10 +84,11 @@ class Outputs:
         """A form with pictures of the nodes is among them: their topology is kept."""
         return any(output.format == "html" for output in self.reports)
 
-    def write(self, report: Report) -> int:
+    def write(self, report: Report, *, last: bool = True) -> int:
         """Write all of it, files first; returns the exit code.
 
-        A file that cannot be written after all is said on standard error, and keeps what it held."""
+        A file that cannot be written after all is said on standard error, and keeps what it held. A reader that has
+        left (`| head`) changes no exit code; where more reports would follow, BrokenPipeError is raised."""
         from epdoctor.report.formats import render
 
         wrong = 0
@@ -90,11 +99,16 @@ class Outputs:
             wrong += _to_file(output.path, render(output.format, report, style))
         for path, passed in ((self.nodes_pass, True), (self.nodes_fail, False)):
             if path:
-                wrong += _to_file(path, _node_lines(report, passed=passed))
+                wrong += _write_nodes(path, report, passed=passed)
         if any(output.format == "github" for output in self.reports):
             wrong += _job_summary(report)
         for output in screen:
-            wrong += _to_screen(output.format, report, self.verbose)
+            try:
+                wrong += _to_screen(output.format, report, self.verbose)
+            except BrokenPipeError:
+                if not last:
+                    raise
+                os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         code = _exit_code(report, nagios=self.nagios)
         return code or (3 if wrong else 0)
 
@@ -102,15 +116,19 @@ class Outputs:
 def chosen_outputs(values: dict[str, Any]) -> Outputs:
     """From the options. Raises UsageError: unknown format, two on one file, what cannot be written."""
     lists = (values["nodes_pass"], values["nodes_fail"])
-    reports = parse_outputs(values["format_"], values["outputs"], format_names(), also=lists)
+    also = dict(zip(("--nodes-pass", "--nodes-fail"), lists, strict=True))
+    reports = parse_outputs(values["format_"], values["outputs"], format_names(), also=also)
     style = values["exit_code_style"] or ("nagios" if values["format_"] == "nagios" else "standard")
     return Outputs(tuple(reports), *lists, style == "nagios", values["verbose"])
 
 
 def parse_outputs(
-    format_: str, files: tuple[str, ...], formats: tuple[str, ...], also: tuple[str, ...] = ()
+    format_: str,
+    files: tuple[str, ...],
+    formats: tuple[str, ...],
+    also: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Output]:
-    """`-o FILE` goes with --format; `-o FORMAT=FILE` may be repeated. `also`: further files of the run.
+    """`-o FILE` goes with --format; `-o FORMAT=FILE` may be repeated. `also`: further files of the run, by option.
 
     An empty `format_` is "not given". Raises UsageError for whatever would fail after the run."""
     from epdoctor.catalog import did_you_mean
@@ -137,57 +155,35 @@ def parse_outputs(
             raise UsageError("-o: no file is named")
         else:
             plain = item
-    outputs.insert(0, Output(format_ or "text", plain))
-    seen: set[str] = set()
-    for path in (*(output.path for output in outputs), *also):
-        if not path:
-            continue
-        real = os.path.realpath(path)
-        if real in seen and not _is_stream(real):
-            raise UsageError(f"-o {path}: two formats on one file")
-        seen.add(real)
-        _refuse_unwritable(path, real)
+    named = [*(("-o", output.path) for output in outputs), ("-o", plain), *also.items()]
+    named = [(option, path) for option, path in named if path]
+    # What is sent to /dev/stdout takes the place of the text that would be printed there.
+    taken = any(descriptor(path) == STANDARD_OUTPUT for _, path in named)
+    if plain or format_ or not taken:
+        outputs.insert(0, Output(format_ or "text", plain))
+    seen: set[Hashable] = {STANDARD_OUTPUT} if any(not output.path for output in outputs) else set()
+    for option, path in named:
+        key = identity(path)
+        if key in seen and (isinstance(key, int) or not is_stream(path)):
+            raise UsageError(f"{option} {path}: two formats on one file", hint="give each a file of its own")
+        seen.add(key)
+        refuse_unwritable(path, option)
     if plain and not format_:
         meant = plain if plain in formats else _SUFFIXES.get(os.path.splitext(plain)[1].lower(), "")  # noqa: PTH122 - a string
         if meant in formats and meant != "text":
-            file = f"{meant}.txt" if plain in formats else plain
+            file = _file_name(meant) if plain in formats else plain
             raise UsageError(
                 f"-o {plain}: in which format? The name says {meant}, and without --format it would be text",
                 hint=f"-o {meant}={shlex.quote(file)}",
             )
-    return outputs
+    return [
+        Output(output.format, "") if descriptor(output.path) == STANDARD_OUTPUT else output
+        for output in outputs
+    ]
 
 
-def _is_stream(real: str) -> bool:
-    """A device, pipe or socket: written to as it is, and never replaced."""
-    try:
-        mode = os.stat(real).st_mode  # noqa: PTH116 - a string from realpath
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
-def _refuse_unwritable(path: str, real: str) -> None:
-    """Proved by a file that is made beside it and removed: permissions, read-only mounts and full disks alike."""
-    if _is_stream(real):
-        if not os.access(real, os.W_OK):
-            raise UsageError(f"-o {path}: cannot be written")
-        return
-    try:
-        folder, name = os.path.split(real)
-        if os.path.isdir(real):  # noqa: PTH112 - a string from realpath
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not name or path.endswith("/"):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        with contextlib.suppress(FileNotFoundError):
-            os.lstat(real)
-        handle, temporary = tempfile.mkstemp(prefix=".epdoctor-", dir=folder)
-        os.close(handle)
-        os.unlink(temporary)  # noqa: PTH108 - mkstemp gave a name, not a Path
-    except OSError as error:
-        raise UsageError(f"-o {path}: cannot be written ({error.strerror or error})") from error
-    except ValueError as error:
-        raise UsageError(f"-o {path[:80]!r}: cannot be written ({error})") from error
+def _file_name(format_: str) -> str:
+    return f"report{next((suffix for suffix, name in _SUFFIXES.items() if name == format_), '.txt')}"
 
 
 # ---------------------------------------------------------------- writing
@@ -203,19 +199,9 @@ def _style(verbose: bool) -> Any:
 def _to_file(path: str, pieces: Iterable[str]) -> int:
     """0, or 1 where it could not be written: then the old file is whole."""
     try:
-        real = os.path.realpath(path)
-        if _is_stream(real):
-            with open(real, "w", encoding="utf-8", errors="backslashreplace") as file:  # noqa: PTH123 - a string
-                file.writelines(pieces)
-        else:
-            from pathlib import Path
-
-            from epdoctor.atomic_file import replace_file
-
-            replace_file(Path(real), (piece.encode("utf-8", "backslashreplace") for piece in pieces))
+        write_output(path, pieces)
     except OSError as error:
-        kept = "; the old file is as it was" if os.path.lexists(path) else ""
-        click.echo(f"epdoctor: {_shown(path)}: {error.strerror or error}{kept}", err=True)
+        click.echo(f"epdoctor: {_shown(failure(path, error))}", err=True)
         return 1
     return 0
 
@@ -252,19 +238,24 @@ def _to_screen(format_: str, report: Report, verbose: bool) -> int:
     except OSError as error:
         click.echo(f"epdoctor: standard output: {error.strerror or error}", err=True)
         # What is buffered would fail again, and loudly, when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STANDARD_OUTPUT)
         return 1
     return 0
 
 
-def _node_lines(report: Report, *, passed: bool) -> Iterable[str]:
-    """Names of the inventory only: what a recording calls a node may be anything."""
+def _write_nodes(path: str, report: Report, *, passed: bool) -> int:
+    """Names as an inventory, Slurm or a pod has them; what a recording calls a node may be anything, and goes into
+    nobody's command line."""
     from epdoctor.report.verdict import Mark, node_verdicts
 
     wanted = Mark.PASSED if passed else Mark.FAILED
-    for node, verdict in node_verdicts(report).items():
-        if verdict is wanted and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}", node):
-            yield f"{node}\n"
+    nodes = [node for node, verdict in node_verdicts(report).items() if verdict is wanted]
+    names = [node for node in nodes if _NODE_NAME.fullmatch(node)]
+    for node in sorted(set(nodes) - set(names))[:3]:
+        click.echo(
+            f"epdoctor: not in {_shown(path)}, since it is no node's name: {_shown(node)[:80]!r}", err=True
+        )
+    return _to_file(path, (f"{name}\n" for name in names))
 
 
 def _job_summary(report: Report) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from typing import IO, Protocol
 
-from epdoctor.report.text import STYLES, Line, TextReport
+from epdoctor.report.layout import STYLES, Layout, Line
 
 
 def is_fancy(stream: IO[str]) -> bool:
@@ -36,14 +37,15 @@ class Lines(Protocol):
     def lines(self) -> Iterator[Line]: ...
 
 
-def print_report(text: TextReport, stream: IO[str] | None = None) -> None:
+def print_report(text: Layout, stream: IO[str] | None = None) -> None:
     print_lines(text, stream)
 
 
 def print_lines(text: Lines, stream: IO[str] | None = None) -> None:
     out = stream or sys.stdout
     if not is_fancy(out):
-        out.write(text.plain())
+        plain = text.plain()
+        out.write(inert(plain) if os.environ.get("GITHUB_ACTIONS") == "true" else plain)
         return
     from rich.console import Console
     from rich.text import Text
@@ -52,6 +54,15 @@ def print_lines(text: Lines, stream: IO[str] | None = None) -> None:
     console = Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True)
     for line in text.lines():
         console.print(_rich_line(line, Text))
+
+
+_RUNNER_COMMAND = re.compile(r"(?m)^(\s*):(?=:)|##(?=\[)")
+
+
+def inert(text: str) -> str:
+    """Nothing in it is a command of GitHub's runner, which reads a job's output line by line: "::" behind blanks, and
+    "##[" anywhere (actions/runner, ActionCommand.cs)."""
+    return _RUNNER_COMMAND.sub(lambda match: match[0] + " ", text)
 
 
 def _rich_line(line: Line, text_class: type) -> object:

@@ -79,7 +79,7 @@ def _draw(report: Report, outputs: Outputs, changes: list[str], *, live: bool, f
     elif not first:
         click.echo(f"\n{_clock()}  changed")
     sys.stdout.flush()
-    code = outputs.write(report)
+    code = outputs.write(report, last=False)
     if not first:
         click.echo(f"\n{_clock()}  since the last look: " + ("" if changes else "no change"))
         for line in changes[:_SHOWN]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from epdoctor import __version__
 from epdoctor.atomic_file import replace_file
-from epdoctor.collect.redact import HostHasher, may_hold_secrets, redact
+from epdoctor.collect.redact import may_hold_secrets, redact
 from epdoctor.exceptions import RecordError
 from epdoctor.facts.base import CollectOptions, Source
 from epdoctor.model import NodeOutcome
@@ -188,7 +188,7 @@ def _cluster_json(recording: Recording) -> dict[str, Any]:
 
 
 def clean(recording: Recording, records: list[Record], *, hash_hosts: bool) -> tuple[Recording, list[Record]]:
-    """The same without secrets; with `hash_hosts` also without names and addresses."""
+    """The same without secrets; with `hash_hosts` also without the names and addresses of machines and people."""
     options = CollectOptions(
         **{**asdict(recording.options), "env_file_text": redact(recording.options.env_file_text)}
     )
@@ -196,10 +196,19 @@ def clean(recording: Recording, records: list[Record], *, hash_hosts: bool) -> t
     records = [redact_record(record) for record in records]
     if not hash_hosts:
         return recording, records
+    from epdoctor.collect.hashing import HostHasher, path_words, people_and_hosts
+
     names = {record.node for record in records} | set(options.node_names)
-    names |= {str(record.started_as.get("hostname", "")) for record in records}
+    users: set[str] = set()
+    words: set[str] = set()
+    for record in records:
+        people, hosts = people_and_hosts([record.started_as, *record.probes.values()])
+        users |= people
+        names |= hosts
+        for entry in record.probes.values():
+            words |= path_words(entry)
     names |= {name.partition(".")[0] for name in names if not name.replace(".", "").isdigit()}
-    hasher = HostHasher(names, os.urandom(16))
+    hasher = HostHasher(names, os.urandom(16), users=users, words=words)
     options = CollectOptions(**hasher.value(_lists(asdict(options))))
     recording = Recording("hashed recording", options, recording.collected_at, hasher.value(recording.goal))
     hashed = []

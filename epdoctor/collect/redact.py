@@ -1,4 +1,4 @@
-"""Take secrets (always) and host names and addresses (on request) out of a record.
+"""Take secrets out of a record, always. Names and addresses go on request: epdoctor/collect/hashing.py.
 
 Environment variables are already filtered by an allow-list on the node; this is the second fence, for command
 lines, configuration files and logs.
@@ -6,11 +6,7 @@ lines, configuration files and logs.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 import re
-from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -116,90 +112,3 @@ def redact(value: Any) -> Any:
 
 def _is_secret_name(name: object) -> bool:
     return isinstance(name, str) and _NAME_ONLY.fullmatch(name) is not None and not _HARMLESS.match(name)
-
-
-_IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
-_MAC = re.compile(r"(?<![0-9a-f:])(?:[0-9a-f]{2}:){5}[0-9a-f]{2}(?![0-9a-f:])", re.IGNORECASE)
-_MAPPED_GID = re.compile(r"(?i)(?<=ffff:)([0-9a-f]{4}):([0-9a-f]{4})(?![0-9a-f:])")
-
-
-class HostHasher:
-    """Replaces names and addresses by stable stand-ins. Addresses keep their structure (equal prefixes stay
-    equal, loopback stays loopback), so that checks on subnets and GIDs judge the same as before."""
-
-    def __init__(self, names: Iterable[str], salt: bytes) -> None:
-        self._salt = salt
-        words = sorted(
-            {name for name in names if len(name) > 1 and name not in ("localhost",)}, key=len, reverse=True
-        )
-        self._names = {
-            name: "host-" + self._digest("name:" + name)[:8] for name in words if not _is_address(name)
-        }
-        self._pattern = (
-            re.compile(
-                r"(?<![A-Za-z0-9_-])(?:" + "|".join(map(re.escape, self._names)) + r")(?![A-Za-z0-9_-])"
-            )
-            if self._names
-            else None
-        )
-
-    def _digest(self, text: str) -> str:
-        return hmac.new(self._salt, text.encode("utf-8", "backslashreplace"), hashlib.sha256).hexdigest()
-
-    def name(self, text: str) -> str:
-        """The stand-in of a node name or address."""
-        return self._names.get(text) or self.text(text)
-
-    def _address(self, text: str) -> str:
-        octets = text.split(".")
-        if any(int(octet) > 255 for octet in octets):
-            return text
-        address = ipaddress.ip_address(".".join(str(int(octet)) for octet in octets))
-        if address.is_loopback or address.is_unspecified or address.is_multicast or octets[0] == "255":
-            return text
-        out = [octets[0]]
-        for index in range(1, 4):
-            if octets[index] in ("0", "255"):
-                out.append(octets[index])  # network and broadcast addresses keep their meaning
-                continue
-            seed = int(self._digest("v4:" + ".".join(octets[: index + 1]))[:8], 16)
-            out.append(str(1 + seed % 254))
-        return ".".join(out)
-
-    def _gid(self, match: re.Match[str]) -> str:
-        high, low = int(match.group(1), 16), int(match.group(2), 16)
-        octets = self._address(f"{high >> 8}.{high & 255}.{low >> 8}.{low & 255}").split(".")
-        numbers = [int(octet) for octet in octets]
-        return f"{numbers[0]:02x}{numbers[1]:02x}:{numbers[2]:02x}{numbers[3]:02x}"
-
-    def text(self, text: str) -> str:
-        if self._pattern is not None:
-            text = self._pattern.sub(lambda match: self._names[match.group(0)], text)
-        text = _IPV4.sub(lambda match: self._address(match.group(0)), text)
-        text = _MAPPED_GID.sub(self._gid, text)
-        return _MAC.sub(lambda match: self._mac(match.group(0)), text)
-
-    def _mac(self, text: str) -> str:
-        digest = self._digest("mac:" + text.lower())
-        return text[:8] + "".join(f":{digest[i : i + 2]}" for i in (0, 2, 4))
-
-    def value(self, value: Any) -> Any:
-        """A JSON value with every text replaced."""
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
-            return {
-                self.text(key) if isinstance(key, str) else key: self.value(item)
-                for key, item in value.items()
-            }
-        if isinstance(value, list):
-            return [self.value(item) for item in value]
-        return value
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True

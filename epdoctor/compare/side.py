@@ -8,12 +8,28 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from epdoctor.collect.record import Record, StoredRecord, load
+from epdoctor.collect.record import Record, StoredRecord
 from epdoctor.compare.facts import Value, node_facts
 from epdoctor.facts import Node
 from epdoctor.facts.base import CollectOptions
 from epdoctor.judge import PARALLEL_FROM, build_report, judge_recording
 from epdoctor.model import Check, Goal, Report, Severity, Waiver
+
+
+@dataclass(frozen=True)
+class Told:
+    """A node that was reached, as judge_recording(also=told) keeps it."""
+
+    node: str
+    facts: dict[str, Value]
+    as_root: bool
+    """Who is not root sees less: what is missing then has not moved."""
+
+
+def told(record: Record, node: Node) -> Told | None:
+    if not record.reached:
+        return None
+    return Told(record.node, node_facts(node), record.started_as.get("uid") == 0)
 
 
 @dataclass
@@ -55,13 +71,13 @@ def recorded_side(
     """Judge a recording and read its facts. Raises RecordError."""
     from epdoctor.compat import catalogue_date
 
-    engine, recording, judged = judge_recording(path, checks, goal, multinode, {})
+    engine, recording, judged = judge_recording(path, checks, goal, multinode, {}, also=told)
+    nodes = list(judged)
     report = build_report(
-        judged, engine, checks, source=f"recording {path.name}", fail_on=fail_on,
+        nodes, engine, checks, source=f"recording {path.name}", fail_on=fail_on,
         collected_at=recording.collected_at, catalogue_date=catalogue_date(), waivers=waivers,
     )  # fmt: skip
-    _, items = load(path)
-    return Side(label, report, facts_of(items, recording.options, engine.goal))
+    return Side(label, report, {node.told.node: node.told.facts for node in nodes if node.told is not None})
 
 
 def facts_of(

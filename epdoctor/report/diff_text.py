@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from epdoctor.model import Severity, Status
 from epdoctor.nodenames import fold
+from epdoctor.report.layout import Layout, Line, Piece
 from epdoctor.report.sanitize import sanitize
 from epdoctor.report.summary import group_findings
-from epdoctor.report.text import Line, Piece
 from epdoctor.report.verdict import headline, sentence, tally
 
 if TYPE_CHECKING:
@@ -23,12 +22,14 @@ _SHOWN_OPEN = 6
 _SHOWN_NODE_SETS = 12
 _SHOWN_FACTS = 8
 _SHOWN_TEXT = 300
-_LABEL = 10
 _WORDS = {"appeared": "new", "went": "gone", "changed": "changed"}
 
 
-class DiffText:
-    """Renders one Difference. `width` in columns; `unicode` False draws with ASCII only."""
+class DiffText(Layout):
+    """Renders one Difference."""
+
+    break_long_words = False
+    """Its first lines name files, to be copied."""
 
     def __init__(
         self,
@@ -42,29 +43,25 @@ class DiffText:
         judge: str = "",
         first: str = "before",
     ) -> None:
+        super().__init__(width=width, unicode=unicode, verbose=verbose)
         self.a, self.b, self.found = a, b, found
-        self.width = max(40, width)
-        self.unicode, self.verbose = unicode, verbose
         self.judge = judge
         """The command that judges `b` alone."""
         self.first = first
         """What `a` is called."""
         self.arrow = " → " if unicode else " -> "
 
-    def plain(self) -> str:
-        return "\n".join("".join(piece.text for piece in line).rstrip() for line in self.lines()) + "\n"
-
     def lines(self) -> Iterator[Line]:
         found = self.found
         yield from self._side(self.first, self.a)
         yield from self._side("now", self.b)
         for note in found.notes:
-            yield from self._field("!", note, "warn", indent=0, label_width=2)
+            yield from self.field("!", note, "warn", indent=0, label_width=2)
         yield ()
         if found.same:
             yield (Piece("SAME", "good"), Piece("  nothing changed that epdoctor looks at"))
             if not self.a.has_facts or not self.b.has_facts:
-                yield from self._field("", "findings only: a saved report holds no facts", "dim", 0, 0)
+                yield from self.field("", "findings only: a saved report holds no facts", "dim", 0, 0)
             yield ()
             yield from self._next()
             return
@@ -87,7 +84,7 @@ class DiffText:
         verdict += f" ({said})" if said != "nothing found" else ""
         parts = [side.label, when, nodes, verdict]
         joint = " · " if self.unicode else " - "
-        yield from self._field(name, joint.join(part for part in parts if part), "dim", indent=0)
+        yield from self.field(name, joint.join(part for part in parts if part), "dim", indent=0)
 
     def _counts(self) -> str:
         found = self.found
@@ -131,7 +128,7 @@ class DiffText:
             yield ()
             yield (Piece("Nodes", "head"),)
         for label, text, style in shown:
-            yield from self._field(label, text, style, indent=2, label_width=15)
+            yield from self.field(label, text, style, indent=2, label_width=15)
 
     def _findings(self) -> Iterator[Line]:
         told = [c for c in self.found.findings if c.kind in _WORDS]
@@ -143,7 +140,7 @@ class DiffText:
         for change in told[:limit]:
             yield from self._finding(change)
         if len(told) > limit:
-            yield from self._field("", f"and {len(told) - limit} more (-v)", "dim", indent=2, label_width=0)
+            yield from self.field("", f"and {len(told) - limit} more (-v)", "dim", indent=2, label_width=0)
         for kind, words in (("unknown", "cannot be told now"), ("known", "can be told now")):
             same = [c for c in open_ if c.kind == kind]
             by_nodes: dict[tuple[tuple[str, ...], str], list[FindingChange]] = {}
@@ -156,9 +153,9 @@ class DiffText:
                 ids = [change.check for change in changes]
                 text = ", ".join(ids if self.verbose else ids[:4])
                 text += f" and {len(ids) - 4} more (-v)" if len(ids) > 4 and not self.verbose else ""
-                where = f"{self._where(nodes)}: " if nodes else ""
+                where = f"{self.where(nodes)}: " if nodes else ""
                 why = f" ({reason.partition(': ')[2]})" if ": " in reason else ""
-                yield from self._field(
+                yield from self.field(
                     "?" if kind == "unknown" else "·" if self.unicode else "-",
                     f"{words}: {where}{text}{why}",
                     "warn" if kind == "unknown" else "dim",
@@ -166,7 +163,7 @@ class DiffText:
                     label_width=2,
                 )
             if len(rows) > shown:
-                yield from self._field(
+                yield from self.field(
                     "", f"and {len(rows) - shown} more (-v)", "dim", indent=4, label_width=0
                 )
 
@@ -176,7 +173,7 @@ class DiffText:
         marks = ("✗", "!", "✓") if self.unicode else ("x", "!", "+")
         mark = marks[2] if not bad else marks[0] if error else marks[1]
         style = "good" if not bad else "bad" if error else "warn"
-        where = self._where(change.nodes) or change.scope
+        where = self.where(change.nodes) or change.scope
         yield (
             Piece(f"{mark} {_WORDS[change.kind]:<8}", style),
             Piece(f"{sanitize(where)}  "),
@@ -184,11 +181,11 @@ class DiffText:
         )
         if bad:
             before = "" if change.kind == "appeared" and change.before == "pass" else change.before
-            yield from self._field("now", _after_colon(change.after))
+            yield from self.field("now", _after_colon(change.after))
             if before:
-                yield from self._field("before", _after_colon(before), "dim")
+                yield from self.field("before", _after_colon(before), "dim")
         else:
-            yield from self._field("was", _after_colon(change.before), "dim")
+            yield from self.field("was", _after_colon(change.before), "dim")
 
     def _facts(self) -> Iterator[Line]:
         by_nodes: dict[tuple[str, ...], list[FactChange]] = {}
@@ -200,18 +197,16 @@ class DiffText:
         rows = list(by_nodes.items())
         limit = len(rows) if self.verbose else _SHOWN_NODE_SETS
         for nodes, changes in rows[:limit]:
-            yield (Piece(f"  {sanitize(self._where(nodes))}", "head"),)
+            yield (Piece(f"  {sanitize(self.where(nodes))}", "head"),)
             shown = len(changes) if self.verbose else _SHOWN_FACTS
             for change in changes[:shown]:
                 yield from self._fact(change)
             if len(changes) > shown:
                 rest = len(changes) - shown
-                yield from self._field("", f"and {rest} more (-v)", "dim", indent=4, label_width=0)
+                yield from self.field("", f"and {rest} more (-v)", "dim", indent=4, label_width=0)
         if len(rows) > limit:
             count = sum(len(changes) for _, changes in rows[limit:])
-            yield from self._field(
-                "", f"and {count} more on other nodes (-v)", "dim", indent=2, label_width=0
-            )
+            yield from self.field("", f"and {count} more on other nodes (-v)", "dim", indent=2, label_width=0)
 
     def _fact(self, change: FactChange) -> Iterator[Line]:
         subjects = ", ".join(change.subjects if self.verbose else change.subjects[:4])
@@ -229,9 +224,9 @@ class DiffText:
         if len(name) + len(joined) + 6 <= self.width:
             yield (Piece(f"    {sanitize(name)}  ", "dim"), Piece(sanitize(joined), style))
             return
-        yield from self._field("", name, "dim", indent=4, label_width=0)
-        yield from self._field("before", before or absent, "dim", indent=6, label_width=8)
-        yield from self._field("now", after or absent, style, indent=6, label_width=8)
+        yield from self.field("", name, "dim", indent=4, label_width=0)
+        yield from self.field("before", before or absent, "dim", indent=6, label_width=8)
+        yield from self.field("now", after or absent, style, indent=6, label_width=8)
 
     def _next(self) -> Iterator[Line]:
         from epdoctor.report.next_step import next_command
@@ -245,37 +240,15 @@ class DiffText:
         ]
         bar = [group for group in failed if group.severity.rank >= report.fail_on.rank]
         if bar:
-            yield from self._field("next", next_command(report, bar, [], [], self.judge), "command", 0, 11)
+            yield from self.field("next", next_command(report, bar, [], [], self.judge), "command", 0, 11)
         elif appeared:
             ids = ",".join(sorted(appeared)[:3])
-            yield from self._field("next", f"{self.judge} --select {ids} -v", "command", 0, 11)
+            yield from self.field("next", f"{self.judge} --select {ids} -v", "command", 0, 11)
         else:
-            yield from self._field("next", self.judge, "command", 0, 11)
-
-    # ------------------------------------------------------------ layout
-
-    def _where(self, nodes: tuple[str, ...]) -> str:
-        text = fold(nodes)
-        if self.verbose or len(text) <= 60:
-            return text
-        return f"{nodes[0]} and {len(nodes) - 1} more"
+            yield from self.field("next", self.judge, "command", 0, 11)
 
     def _cut(self, text: str) -> str:
         return text if self.verbose or len(text) <= _SHOWN_TEXT else text[: _SHOWN_TEXT - 3] + "..."
-
-    def _field(
-        self, label: str, text: str, style: str = "", indent: int = 4, label_width: int = _LABEL
-    ) -> Iterator[Line]:
-        text = sanitize(text, limit=20000 if self.verbose else 600)
-        head = " " * indent + label.ljust(label_width)
-        if style == "command":
-            yield (Piece(head, "dim"), Piece(text, style))
-            return
-        room = max(20, self.width - len(head))
-        for index, part in enumerate(
-            textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
-        ):
-            yield (Piece(head if index == 0 else " " * len(head), "dim"), Piece(part, style))
 
 
 def _after_colon(text: str) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from epdoctor.explain.result import CERTAIN, Candidate, Evidence, Explanation
 from epdoctor.nodenames import fold
+from epdoctor.report.layout import Layout, Line, Piece
 from epdoctor.report.sanitize import sanitize
-from epdoctor.report.text import _MARKS, Line, Piece, TextReport
 
 _NEEDS = {
     "reboot": "a reboot",
@@ -19,7 +19,7 @@ _MAX_SHOWN = 3
 _STATES = {"has": "has it", "follows": "follows", "differs": "other error", "clean": "clean"}
 
 
-class ExplainText(TextReport):
+class ExplainText(Layout):
     """Renders one Explanation in the layout of the check report."""
 
     def __init__(
@@ -31,13 +31,8 @@ class ExplainText(TextReport):
         verbose: bool = False,
         source: str = "",
     ) -> None:
-        # Only the layout of TextReport is used; it needs no Report.
+        super().__init__(width=width, unicode=unicode, verbose=verbose)
         self.answer = answer
-        self.width = max(40, width)
-        self.marks = _MARKS[unicode]
-        self.unicode = unicode
-        self.verbose = verbose
-        self.several = False
         self.source = source
 
     def lines(self) -> Iterator[Line]:
@@ -49,10 +44,10 @@ class ExplainText(TextReport):
                 if answer.size_bytes >= 1e5
                 else f"{answer.size_bytes:,} B"
             )
-            yield from self._wrapped([f"{files}{answer.lines:,} lines, {size}"], "", "dim")
+            yield from self.wrapped([f"{files}{answer.lines:,} lines, {size}"], "", "dim")
             yield ()
         for warning in answer.warnings:
-            yield from self._field(self.marks["warn"], warning, "warn", indent=0, label_width=2)
+            yield from self.field(self.marks["warn"], warning, "warn", indent=0, label_width=2)
         if not answer.results:
             yield from self._nothing()
             return
@@ -66,9 +61,9 @@ class ExplainText(TextReport):
                 yield from self._other(candidate)
         hidden = len(others) - (_MAX_SHOWN - 1)
         if hidden > 0 and not self.verbose:
-            yield from self._field("", f"and {hidden} less likely (-v)", "dim")
+            yield from self.field("", f"and {hidden} less likely (-v)", "dim")
         yield ()
-        yield from self._field("next", self._next_command(), "command", indent=0, label_width=11)
+        yield from self.field("next", self._next_command(), "command", indent=0, label_width=11)
 
     # ------------------------------------------------------------ one cause
 
@@ -76,35 +71,35 @@ class ExplainText(TextReport):
         cause = candidate.cause
         sure = candidate.certainty == CERTAIN
         mark, style = (self.marks["fail"], "bad") if sure else (self.marks["warn"], "warn")
-        yield from self._title(mark, style, cause.title, "", cause.id)
-        yield from self._field("certainty", self._certainty(candidate), "" if sure else "warn")
+        yield from self.title(mark, style, cause.title, "", cause.id)
+        yield from self.field("certainty", self._certainty(candidate), "" if sure else "warn")
         shown = candidate.evidence if self.verbose else candidate.evidence[:4]
         for index, item in enumerate(shown):
             yield from self._evidence("evidence" if index == 0 else "", item)
-        yield from self._field("so", cause.meaning)
+        yield from self.field("so", cause.meaning)
         yield from self._logs(candidate)
         follows = candidate.consequences if self.verbose else candidate.consequences[:2]
         for index, item in enumerate(follows):
             yield from self._evidence("follows" if index == 0 else "", item)
         more = len(candidate.consequences) - len(follows)
         if more:
-            yield from self._field("", f"and {more} more lines that only follow (-v)", "dim")
+            yield from self.field("", f"and {more} more lines that only follow (-v)", "dim")
         yield from self._checks(candidate)
-        yield from self._commands("now", cause.fix_now)
-        yield from self._commands("for good", cause.fix_permanent)
+        yield from self.commands("now", cause.fix_now)
+        yield from self.commands("for good", cause.fix_permanent)
         if cause.workaround:
-            yield from self._commands("meanwhile", (cause.workaround,))
+            yield from self.commands("meanwhile", (cause.workaround,))
         if cause.action in _NEEDS:
-            yield from self._field("needs", _NEEDS[cause.action])
+            yield from self.field("needs", _NEEDS[cause.action])
         if cause.versions:
-            yield from self._field("versions", cause.versions)
+            yield from self.field("versions", cause.versions)
         if cause.tell_apart:
-            yield from self._field("proof", cause.tell_apart)
+            yield from self.field("proof", cause.tell_apart)
         if cause.checks:
-            yield from self._field("verify", f"epdoctor check --select {','.join(cause.checks)}", "command")
+            yield from self.field("verify", f"epdoctor check --select {','.join(cause.checks)}", "command")
         if self.verbose:
             for index, reference in enumerate(cause.references):
-                yield from self._field("source" if index == 0 else "", reference, "dim")
+                yield from self.field("source" if index == 0 else "", reference, "dim")
 
     def _certainty(self, candidate: Candidate) -> str:
         counts = [
@@ -122,9 +117,9 @@ class ExplainText(TextReport):
         many = f" ({'20+' if item.count >= 20 else item.count} lines)" if item.count > 1 else ""
         text = sanitize(item.text, 400 if self.verbose else 220)
         if self.answer.lines <= 1 and not item.file:
-            yield from self._field(label, text + many, "dim")
+            yield from self.field(label, text + many, "dim")
             return
-        yield from self._field(label, f"{item.where()}{many}  {text}", "dim")
+        yield from self.field(label, f"{item.where()}{many}  {text}", "dim")
 
     def _checks(self, candidate: Candidate) -> Iterator[Line]:
         label = "check"
@@ -133,20 +128,20 @@ class ExplainText(TextReport):
                 where = f" on {fold(result.nodes)}" if any(result.nodes) else ""
                 proof = "this is it" if result.status == "fail" else "not now"
                 text = f"{result.check}{where}: {result.found or 'passes'} ({proof})"
-                yield from self._field(label, text, "bad" if result.status == "fail" else "good")
+                yield from self.field(label, text, "bad" if result.status == "fail" else "good")
                 label = ""
         for status, word in (("unknown", "cannot tell"), ("error", "broke"), ("skip", "does not apply")):
             own = [result for result in candidate.check_results if result.status == status]
             if own:
                 reasons = list(dict.fromkeys(result.found for result in own if result.found))
                 names = ", ".join(result.check for result in own)
-                yield from self._field(label, f"{word}: {names} ({'; '.join(reasons[:2])})", "dim")
+                yield from self.field(label, f"{word}: {names} ({'; '.join(reasons[:2])})", "dim")
                 label = ""
 
     def _logs(self, candidate: Candidate) -> Iterator[Line]:
         yield from self._states("logs", candidate.logs)
         if candidate.first_rank:
-            yield from self._field("first", sanitize(candidate.first_rank, 160), "bad")
+            yield from self.field("first", sanitize(candidate.first_rank, 160), "bad")
         yield from self._states("ranks", candidate.ranks)
 
     def _states(self, label: str, states: dict[str, str]) -> Iterator[Line]:
@@ -157,18 +152,18 @@ class ExplainText(TextReport):
             names = groups[state]
             shown = fold(names) if len(names) <= 200 else f"{len(names)} {label}"
             text = f"{_STATES[state]}: {len(names)} of {len(states)}  {sanitize(shown, 160)}"
-            yield from self._field(label if index == 0 else "", text, "bad" if state == "has" else "")
+            yield from self.field(label if index == 0 else "", text, "bad" if state == "has" else "")
 
     def _other(self, candidate: Candidate) -> Iterator[Line]:
         cause = candidate.cause
-        yield from self._title(self.marks["unknown"], "warn", f"or: {cause.title}", "", cause.id)
+        yield from self.title(self.marks["unknown"], "warn", f"or: {cause.title}", "", cause.id)
         strongest = candidate.evidence[0] if candidate.evidence else None
-        yield from self._field("certainty", self._certainty(candidate), "dim")
+        yield from self.field("certainty", self._certainty(candidate), "dim")
         if strongest is not None:
             yield from self._evidence("evidence", strongest)
         yield from self._checks(candidate)
         if cause.tell_apart:
-            yield from self._field("proof", cause.tell_apart)
+            yield from self.field("proof", cause.tell_apart)
 
     def _next_command(self) -> str:
         checks = list(dict.fromkeys(c for r in self.answer.results[:3] for c in r.cause.checks))
@@ -197,10 +192,10 @@ class ExplainText(TextReport):
                 label = "maybe" if index == 0 and part_index == 0 else ""
                 yield (Piece("    " + label.ljust(10), "dim"), Piece(part))
         yield ()
-        yield from self._field(
+        yield from self.field(
             "next", "epdoctor collect -o report.tar.gz", "command", indent=0, label_width=11
         )
-        yield from self._field(
+        yield from self.field(
             "",
             "what a maintainer needs: that file and the log from its first line on",
             "dim",

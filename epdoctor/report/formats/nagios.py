@@ -27,7 +27,8 @@ def render(report: Report, style: Style) -> Iterator[str]:
     groups = counts.errors or counts.unknown or counts.warnings
     text = sentence(counts)
     if report.fail_on_expired_waiver and report.expired_waivers:
-        text += f", {len(report.expired_waivers)} waivers expired"
+        number = len(report.expired_waivers)
+        text += f", {number} waiver{'s' if number > 1 else ''} expired"
     if groups:
         text += ": " + ", ".join(_named(group, counts) for group in groups[:_SHOWN])
         if len(groups) > _SHOWN:

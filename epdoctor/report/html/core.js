@@ -68,23 +68,30 @@ function parsePlaces(ranges) {
 function fold(indices) {
   if (indices.length === 1) return data.nodes[indices[0]];
   const groups = new Map();
-  const plain = [];
   for (const index of indices) {
     const name = data.nodes[index];
-    const match = /^([^0-9,[\]]*)([0-9]{1,9})([^0-9,[\]]*)$/.exec(name);
-    if (!match) {
-      plain.push(name);
-      continue;
-    }
-    const padded = match[2].length > 1 && match[2][0] === "0" ? match[2].length : 0;
-    const key = JSON.stringify([match[1], match[3], padded ? match[2].length : "n"]);
-    const group = groups.get(key) || { before: match[1], after: match[3], width: match[2].length, numbers: [] };
-    group.numbers.push(match[2]);
-    groups.set(key, group);
+    const parts = /[,[\]]/.test(name) ? [name] : name.split(/([0-9]+)/);
+    const key = JSON.stringify(parts.length > 1 ? parts.filter((_, at) => at % 2 === 0) : name);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(parts);
   }
-  const parts = [];
-  for (const group of groups.values()) {
-    const numbers = group.numbers.sort((a, b) => Number(a) - Number(b));
+  return [...groups.values()].flatMap(foldGroup).join(",");
+}
+
+// Names that share everything but their numbers: the last number that differs is folded.
+function foldGroup(members) {
+  if (members.length === 1) return [members[0].join("")];
+  let at = members[0].length - 2;
+  while (at > 1 && members.every((parts) => parts[at] === members[0][at])) at -= 2;
+  const widths = new Set(members.map((parts) => parts[at]).filter((number) => /^0./.test(number)).map((number) => number.length));
+  const rows = new Map();
+  for (const parts of members) {
+    const key = JSON.stringify([parts.slice(0, at), parts.slice(at + 1), widths.has(parts[at].length) && parts[at].length]);
+    if (!rows.has(key)) rows.set(key, []);
+    rows.get(key).push(parts);
+  }
+  return [...rows.values()].map((row) => {
+    const numbers = row.map((parts) => parts[at]).sort((a, b) => Number(a) - Number(b));
     const runs = [];
     for (const number of numbers) {
       const last = runs[runs.length - 1];
@@ -92,9 +99,8 @@ function fold(indices) {
       else runs.push([number, number]);
     }
     const text = runs.map(([a, b]) => (a === b ? a : Number(b) === Number(a) + 1 ? `${a},${b}` : `${a}-${b}`)).join(",");
-    parts.push(numbers.length === 1 ? group.before + text + group.after : `${group.before}[${text}]${group.after}`);
-  }
-  return parts.concat(plain).join(",");
+    return [...row[0].slice(0, at), numbers.length === 1 ? text : `[${text}]`, ...row[0].slice(at + 1)].join("");
+  });
 }
 
 function where(ranges) {

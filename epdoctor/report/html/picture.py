@@ -89,6 +89,12 @@ def affinity(gpu: Mapping[str, Any], shape: Shape) -> str:
     return _BAD if relation == "SYS" else _WARN
 
 
+def _cut_off(gpu: Mapping[str, Any], shape: Shape) -> bool:
+    """Every NIC nearest to it is down."""
+    states = [nic["up"] for nic in shape["nics"] if nic["compute"] and nic["name"] in gpu["nearest"]]
+    return bool(states) and all(up is False for up in states)
+
+
 def _narrow(gpu: Mapping[str, Any]) -> bool:
     _, width, most = gpu["pcie"]
     return bool(width and most and width < most)
@@ -243,11 +249,13 @@ def _nic(nic: Mapping[str, Any], x: float, y: float, shape: Shape) -> ET.Element
 def _gpu(gpu: Mapping[str, Any], x: float, y: float, shape: Shape) -> ET.Element:
     level = affinity(gpu, shape)
     bad = bool(gpu["nvlinks_down"])
-    if bad:
+    alone = _cut_off(gpu, shape)
+    if bad or alone:
         level = _BAD
     elif level in (_OK, _MUTE) and (_narrow(gpu) or gpu["acs"]):
         level = _WARN
     near = f"{gpu['relation']} {_some(gpu['nearest'])}" if gpu["relation"] else "no NIC measured near"
+    near += ", down" if alone else ""
     links = "NVLinks not told" if gpu["nvlinks"] is None else f"{gpu['nvlinks']} NVLinks"
     if bad:
         links += f", {len(gpu['nvlinks_down'])} down"

@@ -40,7 +40,7 @@ def test_components_nodes_and_what_is_left() -> None:
         NODES,
         asked=False,
     )
-    assert mending.components == ("gpudirect", "limits")
+    assert mending.where == {"gpudirect": ("gpu03",), "limits": ("gpu01",)}
     assert mending.nodes == ("gpu01", "gpu03")
     assert mending.checks == ("gpudirect.memory-registrable", "host.memlock-unlimited")
     assert [(one.check, one.nodes) for one in mending.by_hand] == [

@@ -71,6 +71,26 @@ def test_findings_become_components_and_are_proved(fleet: PodmanFleet, tmp_path:
     assert before == {node.name: snapshot(node) for node in fleet.nodes}
 
 
+def test_a_component_goes_only_where_its_finding_is(fleet: PodmanFleet, tmp_path: Path) -> None:
+    first, second = fleet.nodes
+    first.run(["mount", "-o", "remount,size=2g", "/dev/shm"])
+    second.run(["mount", "-o", "remount,size=64m", "/dev/shm"])
+    # Written and not live: of a GPU, so of the first node alone.
+    first.write("/etc/modprobe.d/site.conf", "options nvidia NVreg_EnableStreamMemOPs=1\n")
+    before = {node.name: snapshot(node) for node in fleet.nodes}
+    words = ("fix", "-i", str(fleet.inventory), "host.shm-large-enough", "driver.options-live")
+    done = epdoctor(fleet, tmp_path, *words, "--yes", "--format", "json")
+    assert done.json["applied"]["components"] == {
+        "limits": {first.name: "not-asked", second.name: "change"},
+        "ibgda_driver": {first.name: "change", second.name: "not-asked"},
+    }, done.err + done.out
+    assert first.run(["ls", LIMITS], check=False).returncode != 0
+    assert second.run(["ls", OPTIONS], check=False).returncode != 0
+    assert "PeerMappingOverride=1" in first.read(OPTIONS)
+    assert epdoctor(fleet, tmp_path, "rollback", str(fleet.inventory), "--yes").rc in (0, 3)
+    assert before == {node.name: snapshot(node) for node in fleet.nodes}
+
+
 def test_a_container_of_this_machine_is_never_rebooted(fleet: PodmanFleet, tmp_path: Path) -> None:
     inventory, first = str(fleet.inventory), fleet.nodes[0]
     words = (

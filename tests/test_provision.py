@@ -283,6 +283,18 @@ def ran(component: str, node: str, kind: str = "runner_on_ok") -> dict[str, Any]
     return {"event": kind, "event_data": data}
 
 
+def test_a_component_is_judged_only_where_it_was_asked_for() -> None:
+    result = RunResult(("a", "b"), ("limits", "env"), where={"limits": ("a",)})
+    result.finished |= {"limits", "env"}
+    result.visited |= {("limits", "a"), ("env", "a"), ("env", "b")}
+    assert [result.state("limits", node) for node in ("a", "b")] == ["right", "not-asked"]
+    assert [result.state("env", node) for node in ("a", "b")] == ["right", "right"]
+    assert [line.split() for line in screen.table(result, plan=True)] == [
+        ["limits", "right", "already", "a"],
+        ["env", "right", "already", "a,b"],
+    ]
+
+
 def test_what_was_not_seen_to_the_end_is_not_right() -> None:
     result = RunResult(("a",), ("limits", "env"))
     reader = EventReader(result)
@@ -449,12 +461,17 @@ def test_every_component_has_a_role_a_playbook_and_known_checks() -> None:
     assert [play["ansible.builtin.import_playbook"] for play in site] == [
         f"{c.name}.yml" for c in components()
     ]
+    assert [play.get("tags", []) for play in site] == [[] if c.default else ["never"] for c in components()]
     known = {role.name for role in roles()}
     assert known == {path.name for path in (PLAYBOOKS / "roles").iterdir()}
     for component in components():
         (play,) = yaml.safe_load((PLAYBOOKS / f"{component.name}.yml").read_text())
         assert play["name"] == f"Component {component.name}"
         assert play["tags"] == [component.name]
+        assert f"(epdoctor_nodes | default({{}})).{component.name} | default('all')" in play["hosts"]
+        (task,) = play["tasks"]
+        role = {"name": component.name, "rolespec_validate": False}
+        assert task["ansible.builtin.import_role"] == role
         assert component.name in known
         assert set(component.checks) <= set(load_checks())
         assert set(component.backends) <= set(canonical_backends())
@@ -489,6 +506,20 @@ def test_specs_say_the_defaults_that_hold() -> None:
             # A list of rows has no place in a table of defaults.
             if "{{" not in str(value) and name != "versions_releases":
                 assert value == named[name], name
+
+
+def test_arguments_of_all_roles_are_checked_at_once() -> None:
+    """By the first task on a node: Ansible's own check would be a task a role, dependency, play and node."""
+    names = yaml.safe_load((PLAYBOOKS / "roles/node_state/vars/main.yml").read_text())["node_state_roles"]
+    # journal has arguments of its callers only; reboot is a playbook of its own, which Ansible checks.
+    assert {*names, "journal", "reboot"} == {role.name for role in roles()}
+    depended: set[str] = set()
+    for name in names:
+        meta = yaml.safe_load((PLAYBOOKS / f"roles/{name}/meta/main.yml").read_text())
+        depended |= {dependency["role"] for dependency in meta["dependencies"]}
+    for name in names:
+        points = yaml.safe_load((PLAYBOOKS / f"roles/{name}/meta/argument_specs.yml").read_text())
+        assert next(iter(points["argument_specs"])) == ("defaults" if name in depended else "main"), name
 
 
 def test_versions_agree_with_the_checks() -> None:

@@ -158,7 +158,7 @@ def test_a_failure_in_the_middle_and_going_on(fleet: PodmanFleet, tmp_path: Path
     (failure,) = broken.json["applied"]["failures"]
     assert failure["node"] == first.name
     assert "No space left on device" in failure["error"]
-    assert failure["where"].startswith("roles/ibgda_driver/tasks/main.yml:")
+    assert failure["where"].startswith("roles/ibgda_driver/tasks/configure.yml:")
     cells = broken.json["applied"]["components"]
     assert cells["env"][first.name] == "not-tried"
     assert {cells["env"][node.name] for node in fleet.nodes[1:]} == {"change"}

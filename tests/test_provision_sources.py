@@ -244,6 +244,21 @@ def test_a_wrong_source_is_refused(
     assert "secret" not in str(error.value)
 
 
+def test_a_folder_of_mirrors_is_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mirrors/openucx/ucx.git/objects").mkdir(parents=True)
+    for word in ("mirrors", "mirrors/", f"{tmp_path}/mirrors"):
+        assert parse_sources((f"git={word}",)).variables == {"source_git_prefix": f"{tmp_path}/mirrors/"}
+    assert parse_sources(("git=https://git.site",)).variables == {"source_git_prefix": "https://git.site/"}
+    assert parse_sources(("git=/on/the/node",)).variables == {"source_git_prefix": "/on/the/node/"}
+    assert parse_sources(("git=git@git.site:",)).variables == {"source_git_prefix": "git@git.site:"}
+    with pytest.raises(UsageError, match="this is one repository") as error:
+        parse_sources(("git=mirrors/openucx/ucx.git",))
+    assert error.value.hint
+    with pytest.raises(UsageError, match="no such folder on this machine"):
+        parse_sources(("git=mirors",))
+
+
 def test_sources_of_one_kind_are_given_once(wheelhouse: Path) -> None:
     with pytest.raises(UsageError, match="given twice"):
         parse_sources((f"wheelhouse={wheelhouse}", f"wheelhouse={wheelhouse}"))

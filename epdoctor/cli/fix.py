@@ -134,11 +134,12 @@ def _fix(order: Order, checks: dict[str, Check], *, asked: bool) -> int:
         return _nothing(order, mending, nodes, missed, code)
     order.wish = replace(order.wish, choice=choose("", mending.components, ()))
     order.checks = as_errors(checks, mending.checks)
+    order.where = mending.where
     order.place = order.place.only(mending.nodes)
     if order.place.local and "limits" in mending.components:
         # The second look runs in the session that the user is in.
         text = "log in anew: this session keeps its old limits"
-        order.remarks = [Remark(node, "limits", "by-hand", text) for node in mending.nodes]
+        order.remarks = [Remark(node, "limits", "by-hand", text) for node in mending.where["limits"]]
     from epdoctor.cli.provision import carry_out
 
     code = carry_out(order, _only(gathered, mending.nodes))

@@ -178,6 +178,7 @@ def _job(order: Order, nodes: tuple[str, ...], variables: dict[str, dict[str, An
         inventory=order.place.inventory,
         nodes=nodes,
         components=tuple(component.name for component in order.components),
+        where=order.where,
         check=check,
         forks=order.values["forks"],
         extra=order.extra,

@@ -17,7 +17,7 @@ import click
 from epdoctor import __version__
 from epdoctor.cli.provision_nodes import say
 from epdoctor.cli.provision_order import Wish, make_wish
-from epdoctor.exceptions import UsageError
+from epdoctor.exceptions import EpdoctorError, UsageError
 from epdoctor.provision import checksums, download
 from epdoctor.provision.bundle import MANIFEST, SCHEMA, Contents, contents
 from epdoctor.provision.pins import pins
@@ -56,9 +56,10 @@ def make_bundle(values: dict[str, Any]) -> int:
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
     """A folder beside the bundle that takes its name when all is in it, and is gone where something failed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    part = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         part.chmod(0o755)
         for name in ("wheels", "packages", "epdoctor"):
             (part / name).mkdir()
@@ -66,8 +67,14 @@ def _scratch(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         part.rename(folder)
+    except OSError as error:
+        raise EpdoctorError(
+            f"--bundle {folder}: {error.filename or folder}: {error.strerror or error}",
+            hint=f"df -h {folder.parent}",
+        ) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _of_inventory(values: dict[str, Any]) -> dict[str, Any]:

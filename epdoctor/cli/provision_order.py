@@ -54,6 +54,8 @@ class Order:
     name: str
     """Of the run, in the journals and the log."""
     password: str = field(default="", repr=False)
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Component -> nodes that it is for; one that is not named is for all."""
     also: dict[str, Any] = field(default_factory=dict)
     """More for the JSON report."""
     remarks: list[Remark] = field(default_factory=list)

@@ -83,7 +83,11 @@ def _rollback(values: dict[str, Any]) -> int:
         by_node = runs_by_node(listed)
         if values["list_only"]:
             return _list(by_node, listed, quiet)
-        name = choose_run(by_node, values["run_name"])
+        # A run that is not known here may be one of the nodes that were not reached.
+        lost = listed.unreachable or listed.failures or listed.stopped or listed.crashed
+        known = {found.run for runs in by_node.values() for found in runs}
+        away = bool(values["run_name"] and lost and values["run_name"] not in known)
+        name = "" if away else choose_run(by_node, values["run_name"])
         if not name:
             return _nothing(listed, quiet)
         here = {node: found for node, runs in by_node.items() for found in runs if found.run == name}
@@ -145,7 +149,9 @@ def _nothing(listed: RunResult, quiet: bool) -> int:
         return code
     for line in screen.troubles(listed, {}):
         say(line)
-    if code == 0:
+    if code != 0:
+        say("nothing was changed")
+    else:
         say("NOTHING TO UNDO  no run in the journals of these nodes that is not undone already")
     return code
 

@@ -62,7 +62,9 @@ class EventReader:
         if kind == "runner_on_unreachable":
             # Ansible puts ssh's own words behind its own.
             words = _first_line(str(res.get("msg", "unreachable")))
-            self.result.unreachable[node] = words.rpartition("over ssh: ")[2]
+            for prefix in ("over ssh: ", "via ssh: "):
+                words = words.rpartition(prefix)[2]
+            self.result.unreachable[node] = words
         elif kind == "runner_item_on_failed":
             self._items.setdefault((node, str(data.get("task_uuid"))), []).append(error_text(res))
         elif kind == "runner_on_failed" and not data.get("ignore_errors"):

@@ -24,7 +24,8 @@ class ByHand:
 class Mending:
     """What a list of findings asks for."""
 
-    components: tuple[str, ...]
+    where: Mapping[str, tuple[str, ...]]
+    """Component -> nodes whose findings ask for it, in the order of the inventory."""
     nodes: tuple[str, ...]
     """Where something is to be mended, in the order of the inventory."""
     checks: tuple[str, ...]
@@ -33,6 +34,10 @@ class Mending:
     unknown: tuple[tuple[str, str, str], ...]
     """(check, node, why) of what could not be told."""
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        return tuple(self.where)
+
 
 def plan_mending(
     findings: Iterable[Finding], checks: Mapping[str, Check], nodes: Sequence[str], *, asked: bool
@@ -40,8 +45,7 @@ def plan_mending(
     """`nodes`: that were reached; `asked`: the user named the checks, so that information counts, too.
 
     A check of the whole cluster is mended on its odd nodes, or on all where the rule names none."""
-    components: list[str] = []
-    wanted: set[str] = set()
+    wanted: dict[str, set[str]] = {}
     mended: list[str] = []
     by_hand: dict[str, list[Finding]] = {}
     unknown = []
@@ -56,13 +60,13 @@ def plan_mending(
         if not check.fix.tags or not check.fix.playbook:
             by_hand.setdefault(finding.check, []).append(finding)
             continue
-        components += [tag for tag in check.fix.tags if tag not in components]
-        wanted.update(_nodes(finding, nodes))
+        for tag in check.fix.tags:
+            wanted.setdefault(tag, set()).update(_nodes(finding, nodes))
         if finding.check not in mended:
             mended.append(finding.check)
     return Mending(
-        tuple(components),
-        tuple(node for node in nodes if node in wanted),
+        {tag: tuple(node for node in nodes if node in where) for tag, where in wanted.items()},
+        tuple(node for node in nodes if any(node in where for where in wanted.values())),
         tuple(mended),
         tuple(
             sorted((_by_hand(checks[check], found, nodes) for check, found in by_hand.items()), key=_worst)

@@ -51,6 +51,8 @@ class RunResult:
     remarks: list[Remark] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
     """Node -> why."""
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Component -> the nodes that it was for; a component that is not named was for all."""
     outputs: dict[tuple[str, str], str] = field(default_factory=dict)
     """(node, task) -> standard output of a command; for the journal."""
     finished: set[str] = field(default_factory=set)
@@ -64,13 +66,15 @@ class RunResult:
     """Ansible ended without a result; its last words."""
 
     def state(self, component: str, node: str) -> str:
-        """One cell: failed | unreachable | change | not-tried | absent | left-alone | right."""
+        """One cell: failed | unreachable | change | not-asked | not-tried | absent | left-alone | right."""
         if node in self.unreachable:
             return "unreachable"
         if any(f.node == node and f.component == component for f in self.failures):
             return "failed"
         if any(c.node == node and c.component == component for c in self.changes):
             return "change"
+        if node not in self.where.get(component, self.nodes):
+            return "not-asked"
         if component not in self.finished or (component, node) not in self.visited:
             return "not-tried"
         # A node that failed does not go on to later components.

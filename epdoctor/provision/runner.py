@@ -24,6 +24,7 @@ from epdoctor.collect.redact import redact_text
 from epdoctor.exceptions import EpdoctorError
 from epdoctor.paths import data_dir
 from epdoctor.provision.events import EventReader
+from epdoctor.provision.leash import leash
 from epdoctor.provision.result import RunResult
 
 RUN_TIMEOUT_S = 3600
@@ -38,6 +39,8 @@ class Job:
     inventory: Path
     nodes: tuple[str, ...]
     components: tuple[str, ...] = ()
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Component -> nodes that it is for, where that is not all of them."""
     check: bool = False
     """Check mode with diff: changes nothing."""
     forks: int = 32
@@ -69,7 +72,7 @@ def run(
         raise EpdoctorError("ansible-playbook is not installed", hint="pip install ansible-core")
     from ansible_runner import interface  # half a second: only where a playbook runs
 
-    result = RunResult(job.nodes, job.components)
+    result = RunResult(job.nodes, job.components, where=job.where)
     reader = EventReader(result, max_fail_percent=job.max_fail_percent)
     started = time.monotonic()
     # Sockets of ssh must have short paths (sun_path, 108 bytes), so TMPDIR is not followed where it is long.
@@ -92,32 +95,32 @@ def run(
     try:
         _write_inputs(private, job)
         try:
-            done = interface.run(
-                private_data_dir=str(private),
-                project_dir=str(data_dir("playbooks")),
-                playbook=str(private / "site.json") if job.components else job.playbook,
-                # Of several inventories the later one wins: pins before the site's own.
-                inventory=[
-                    str(private / "pins.json"),
-                    str(job.inventory.resolve()),
-                    str(private / "hosts.json"),
-                ],
-                limit=f"@{private / 'limit'}",
-                forks=job.forks,
-                cmdline=_words(job),
-                envvars=_environment(private, job),
-                settings={"job_timeout": int(job.timeout_s), "suppress_ansible_output": True},
-                quiet=True,
-                event_handler=on_event,
-                cancel_callback=cancelled,
-            )
+            with leash(private):
+                done = interface.run(
+                    private_data_dir=str(private),
+                    project_dir=str(data_dir("playbooks")),
+                    playbook=str(private / "site.json") if job.components else job.playbook,
+                    # Of several inventories the later one wins: pins before the site's own.
+                    inventory=[
+                        str(private / "pins.json"),
+                        str(job.inventory.resolve()),
+                        str(private / "hosts.json"),
+                    ],
+                    limit=f"@{private / 'limit'}",
+                    forks=job.forks,
+                    cmdline=_words(job),
+                    envvars=_environment(private, job),
+                    settings={"job_timeout": int(job.timeout_s), "suppress_ansible_output": True},
+                    quiet=True,
+                    event_handler=on_event,
+                    cancel_callback=cancelled,
+                )
+                _judge_end(result, done.status, private)
+                _close_sockets(private / "cp")
         except KeyboardInterrupt:
             result.stopped = "interrupted"
-        else:
-            _judge_end(result, done.status, private)
     finally:
         stop.set()
-        _close_sockets(private / "cp")
         shutil.rmtree(private, ignore_errors=True)
     result.seconds = time.monotonic() - started
     reader.component = reader.task = ""
@@ -136,20 +139,27 @@ def _write_inputs(private: Path, job: Job) -> None:
     (private / "env").mkdir()
     (private / "cp").mkdir()
     (private / "tmp").mkdir()
-    (private / "env" / "extravars").write_text(json.dumps(dict(job.extra)), "utf-8")
+    extra = {**job.extra, "epdoctor_nodes": _where(job)} if job.where else dict(job.extra)
+    (private / "env" / "extravars").write_text(json.dumps(extra), "utf-8")
     (private / "limit").write_text("\n".join(job.nodes) + "\n", "utf-8")
     hosts = {name: dict(job.host_vars.get(name, {})) for name in job.nodes}
     (private / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts}}), "utf-8")
     (private / "pins.json").write_text(json.dumps({"all": {"vars": dict(job.pins)}}), "utf-8")
     if job.components:
         # With --tags alone, Ansible still checks the arguments of every role of every play, on every node.
-        names = [f"{component}.yml" for component in job.components]
+        where = _where(job)
+        names = [f"{component}.yml" for component in job.components if where.get(component, job.nodes)]
         plays = [{"import_playbook": str(data_dir("playbooks") / name)} for name in names]
         (private / "site.json").write_text(json.dumps(plays), "utf-8")
     if job.become_password:
         # Neither an argument nor a variable: those show in process lists and with -vvv in logs.
         with os.fdopen(os.open(private / "become", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(job.become_password)
+
+
+def _where(job: Job) -> dict[str, list[str]]:
+    """Only nodes of the run: the plan may have failed on some."""
+    return {name: [node for node in nodes if node in job.nodes] for name, nodes in job.where.items()}
 
 
 def _environment(private: Path, job: Job) -> dict[str, str]:

@@ -38,7 +38,8 @@ def table(result: RunResult, *, plan: bool) -> list[str]:
     lines = []
     width = max((len(name) for name in result.components), default=0)
     for component in result.components:
-        states = _by_nodes((result.state(component, node), node) for node in result.nodes)
+        cells = ((result.state(component, node), node) for node in result.nodes)
+        states = _by_nodes(cell for cell in cells if cell[0] != "not-asked")
         for index, (state, nodes) in enumerate(states):
             word = _WORDS.get(state, "will change" if plan else "changed")
             head = component.ljust(width) if index == 0 else " " * width

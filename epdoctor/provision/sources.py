@@ -6,7 +6,8 @@ bundle=DIR       both, as `epdoctor provision --bundle DIR` made it
 index=URL        package index (PEP 503)
 mirror=URL       repository of debs (flat) or rpms
 mirror-key=FILE  public key of that repository
-git=URLPREFIX    stands for https://github.com/ in git URLs
+git=URLPREFIX    stands for https://github.com/ in git URLs; a folder of this machine is read here,
+                 one that is not there by the node that builds
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def parse_sources(words: Sequence[str]) -> Sources:
             if not Path(place).expanduser().is_file():
                 raise UsageError(f"--source {kind}={place}: no such file")
             found = {_KINDS[kind]: str(Path(place).expanduser().resolve())}
+        elif kind == "git":
+            found = {_KINDS[kind]: _git(place)}
         else:
             found = {_KINDS[kind]: _url(kind, place)}
         for name, value in found.items():
@@ -104,6 +107,22 @@ def _url(kind: str, place: str) -> str:
             hint="put it into /etc/pip.conf or ~/.netrc of the nodes, and give the URL without it",
         )
     return place
+
+
+def _git(place: str) -> str:
+    """The prefix, with what parts it from "owner/name.git"."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        if (path / "objects").is_dir():
+            raise UsageError(
+                f"--source git={place}: this is one repository; give the folder above its owner",
+                hint="mirrors/deepseek-ai/DeepEP.git is found by --source git=mirrors",
+            )
+        place = str(path.resolve())
+    elif "://" not in place and not place.startswith("/") and not _SCP.match(place):
+        raise UsageError(f"--source git={place}: no such folder on this machine", hint=f"ls -ld {place}")
+    place = _url("git", place)
+    return place if place.endswith(("/", ":")) else f"{place}/"
 
 
 def _bundle(path: Path) -> tuple[dict[str, str], Mapping[str, Any]]:

@@ -1,5 +1,8 @@
 """A run of `site.yml` that changes nothing, beside Ansible's own ping and setup on the same container nodes.
 
+The nodes are in order: vLLM's environment holds wheels of the right names and versions (empty ones of our own), the
+services were restarted, and the driver shows its options as live.
+
 Client and nodes share this machine's CPUs: ratios between contestants of one run mean something, seconds do not
 travel."""
 
@@ -11,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +23,30 @@ from tests.bench.measure import Cost, interleave, median, run, table
 from tests.lab.containers import PodmanFleet, unavailable
 
 ROOT = Path(__file__).parents[2]
+SYSTEM = (
+    "rdma-core",
+    "libibverbs1",
+    "ibverbs-providers",
+    "ibverbs-utils",
+    "librdmacm1",
+    "perftest",
+    "infiniband-diags",
+)
+"""What the role rdma wants of Debian."""
+WHEELS = {
+    "vllm": "0.33.0",
+    "torch": "2.14.0",
+    "nvidia_nccl_cu13": "2.30.7",
+    "nvidia_nvshmem_cu13": "3.4.5",
+    "nixl": "1.5.0",
+    "nixl_cu13": "1.5.0",
+    "deep_ep": "2.0.0",
+}
+"""Of playbooks/roles/versions/defaults/main.yml for that vLLM."""
 SETUP_RATIO = 4
 """What a run that changes nothing may take, in times of `ansible -m setup`; printed beside, never asserted."""
+LIVE = 'EnableStreamMemOPs: 1\nRegistryDwords: "PeerMappingOverride=1;"\n'
+"""/proc/driver/nvidia/params after the boot that the driver options wait for."""
 _RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
@@ -63,23 +89,28 @@ def _right(text: str) -> int:
     return len(set(plan["nodes"]) - wrong)
 
 
-def _contestants(fleet: PodmanFleet, forks: int, words: Sequence[str]) -> list[Contestant]:
+def _wheelhouse(folder: Path) -> Path:
+    """Empty wheels, so that pip has nothing to fetch."""
+    folder.mkdir()
+    for name, version in WHEELS.items():
+        info = f"{name}-{version}.dist-info"
+        with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            names = ("METADATA", "WHEEL", "RECORD")
+            wheel.writestr(f"{info}/RECORD", "".join(f"{info}/{file},,\n" for file in names))
+    return folder
+
+
+def _contestants(fleet: PodmanFleet, forks: int, wheelhouse: Path, words: Sequence[str]) -> list[Contestant]:
     programs = Path(sys.executable).parent
     inventory, playbooks = str(fleet.inventory), ROOT / "playbooks"
     adhoc = [str(programs / "ansible"), "all", "-i", inventory, "-f", str(forks), "-m"]
-    site = [
-        str(programs / "ansible-playbook"),
-        "-i",
-        inventory,
-        "-f",
-        str(forks),
-        str(playbooks / "site.yml"),
-    ]
-    site += ["--tags", "limits,ibgda_driver,gpudirect"]
-    # With --tags, Ansible checks the arguments of the roles of all other plays, too; epdoctor runs these alone.
-    three = [str(playbooks / f"{name}.yml") for name in ("limits", "ibgda_driver", "gpudirect")]
-    alone = [*site[:5], *three]
+    site = [str(programs / "ansible-playbook"), "-i", inventory, "-f", str(forks)]
+    site += ["-e", f"source_wheelhouse={wheelhouse}", "-e", "vllm_space_gb=1"]
+    tags = ["--tags", "limits,ibgda_driver,gpudirect"]
     product = [sys.executable, "-m", "epdoctor", "provision", inventory, "--format", "json", "-f", str(forks)]
+    stack = ["--vllm", WHEELS["vllm"], "--source", f"wheelhouse={wheelhouse}", "-e", "vllm_space_gb=1"]
 
     def successes(text: str) -> int:
         return text.count("| SUCCESS =>")
@@ -87,9 +118,10 @@ def _contestants(fleet: PodmanFleet, forks: int, words: Sequence[str]) -> list[C
     return [
         Contestant("ansible -m ping", [*adhoc, "ping"], successes),
         Contestant("ansible -m setup", [*adhoc, "setup"], successes),
-        Contestant("site.yml, limits to gpudirect", site, _unchanged),
-        Contestant("the same three playbooks alone", alone, _unchanged),
+        Contestant("site.yml", [*site, str(playbooks / "site.yml")], _unchanged),
+        Contestant("site.yml, limits to gpudirect", [*site, str(playbooks / "site.yml"), *tags], _unchanged),
         Contestant("epdoctor provision --plan", [*product, *words, "--plan"], _right),
+        Contestant("epdoctor provision --vllm --plan", [*product, *stack, *words, "--plan"], _right),
     ]
 
 
@@ -140,6 +172,13 @@ def _report(contestants: Sequence[Contestant], count: int, forks: int) -> None:
             print(f"! {one.label}: not every node was in order; its output ends:\n{one.tail}")
 
 
+def _converge(fleet: PodmanFleet, contestants: Sequence[Contestant], scratch: Path, count: int) -> None:
+    """By the product, with everything; the playbook by itself has no environment to write, which the product computes."""
+    *words, _ = contestants[-1].argv
+    argv = [*words, "--yes", "--restart-services"]
+    _once(fleet, Contestant("converge", argv, lambda text: count), scratch, count)
+
+
 def provision(options: argparse.Namespace) -> int:
     """Measure, print the table, return 0; 2 where no fleet can be started."""
     reason = unavailable()
@@ -148,17 +187,18 @@ def provision(options: argparse.Namespace) -> int:
         return 2
     from tests.provision_lab import make_gpu_node
 
-    count = options.nodes
-    with tempfile.TemporaryDirectory(prefix="epdb-") as folder, PodmanFleet(count) as fleet:
+    count, packages = options.nodes, (*SYSTEM, "python3-venv")
+    with (
+        tempfile.TemporaryDirectory(prefix="epdb-") as folder,
+        PodmanFleet(count, packages=packages) as fleet,
+    ):
         scratch = Path(folder)
         (scratch / "cp").mkdir()
         for node in fleet.nodes:
             make_gpu_node(node)
-        contestants = _contestants(fleet, options.forks, options.words)
-        # Converge with the playbook itself, then by the product, whose plan is then empty.
-        site, plan = contestants[2], contestants[4]
-        for argv in (site.argv, [*plan.argv[:-1], "--yes"]):
-            _once(fleet, Contestant("converge", argv, lambda text: count), scratch, count)
+            node.write("/proc/driver/nvidia/params", LIVE)
+        contestants = _contestants(fleet, options.forks, _wheelhouse(scratch / "wheels"), options.words)
+        _converge(fleet, contestants, scratch, count)
         calls = [functools.partial(_once, fleet, one, scratch, count) for one in contestants]
         interleave(options.runs, calls)
         _report(contestants, count, options.forks)

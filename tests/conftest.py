@@ -6,6 +6,7 @@ so that a green run cannot hide tests that never ran.
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,6 +24,11 @@ LABS: dict[str, Callable[[], str | None]] = {
     "vm": vm.unavailable,
     "browser": browser.unavailable,
 }
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell without job control starts `pytest &` with Ctrl-C ignored, and every program that a test starts and
+    # interrupts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _need(lab: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import pairwise
 
 from epdoctor.explain.cascade import compare_logs, fold, gather_consequences
@@ -63,7 +64,7 @@ def explain_text(text: bytes, name: str = "") -> Explanation:
 def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> Explanation:
     """Logs as (name, blocks). `top`: how many causes at most."""
     catalogue = load_causes()
-    scanner = Scanner(catalogue.patterns)
+    scanner = _scanner(catalogue)
     scans: list[Scan] = []
     small: list[bytes] = []
     for name, blocks in logs:
@@ -108,6 +109,12 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     if not ranked and text:
         answer.error_lines = error_lines(text, scans[0].name)
     return answer
+
+
+@cache
+def _scanner(catalogue: Catalogue) -> Scanner:
+    """Its automaton takes longer to build than a short text to explain."""
+    return Scanner(catalogue.patterns)
 
 
 class _Kept:

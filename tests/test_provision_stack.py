@@ -63,6 +63,8 @@ class Site:
         (stub / "setup.py").write_text(
             "from setuptools import setup\nsetup(name='vllm', version='0.33.0', packages=['vllm'])\n"
         )
+        # Said here, since older pip would use the tools of the environment, which may have none.
+        (stub / "pyproject.toml").write_text('[build-system]\nrequires = ["setuptools", "wheel"]\n')
         wheel = [*pip, "wheel", "-q", "--no-deps", "-w", str(self.wheelhouse), str(stub)]
         subprocess.run(wheel, check=True, capture_output=True)
 

@@ -19,7 +19,7 @@ _KEYS = {"files", "argv", "env_files", "vllm", "model_config", "nodes", "running
 
 
 @contextmanager
-def _inside(folder: str) -> Iterator[None]:
+def inside(folder: str | Path) -> Iterator[None]:
     # contextlib.chdir is of Python 3.11
     before = os.getcwd()  # noqa: PTH109 - to come back to
     os.chdir(folder)
@@ -32,7 +32,7 @@ def _inside(folder: str) -> Iterator[None]:
 def launch_of(given: dict[str, Any], nodes: Mapping[str, Node]) -> LaunchSet:
     """What a case's `launch` starts: files and env_files (name -> text), argv, vllm, model_config, running."""
     assert given.keys() <= _KEYS, f"unknown keys {given.keys() - _KEYS}"
-    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+    with tempfile.TemporaryDirectory() as folder, inside(folder):
         for name, text in {**given.get("files", {}), **given.get("env_files", {})}.items():
             Path(name).write_text(text)
         if "running" in given:

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -17,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from epdoctor.report.formats import format_names
+from tests.launch_files import inside
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -46,17 +44,6 @@ COMMANDS = {
 }
 
 
-@contextmanager
-def chdir(folder: Path) -> Iterator[None]:
-    # contextlib.chdir is of Python 3.11
-    before = os.getcwd()  # noqa: PTH109 - to come back to
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
 def run(argv: list[str], format_: str) -> tuple[int, str]:
     """In this process: a process for each report would take ten times as long."""
     from epdoctor.cli import cli
@@ -64,7 +51,7 @@ def run(argv: list[str], format_: str) -> tuple[int, str]:
     words = [*argv, "--format", format_]
     env = {"COLUMNS": "80", "EPDOCTOR_NO_STATE": "1", "NO_COLOR": "1", "GITHUB_STEP_SUMMARY": None}
     # What to type next is told with the words of the command line.
-    with mock.patch.object(sys, "argv", ["epdoctor", *words]), chdir(ROOT):
+    with mock.patch.object(sys, "argv", ["epdoctor", *words]), inside(ROOT):
         done = CliRunner().invoke(cli, words, env=env, standalone_mode=False)
     if done.exception is not None:
         raise done.exception

@@ -6,6 +6,7 @@ that covers all failures is named, single things before pairs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from epdoctor.bench.results import Measurement, Suspect
@@ -83,10 +84,8 @@ def suspects_of_failed_kinds(measurements: Sequence[Measurement]) -> list[Suspec
     found = suspects([one for one in measurements if one.what in kinds])
     if not found and len({one.a for one in measurements}) > 1:
         # Measured on the broken node alone: that it has no RDMA device where others have one.
-        alone = [one for one in failing if not one.b]
-        names = dict.fromkeys(one.a for one in alone)
-        counts = {name: sum(one.a == name for one in alone) for name in names}
-        return [_suspect(("node", name), count, count) for name, count in counts.items()]
+        alone = Counter(one.a for one in failing if not one.b)
+        return [_suspect(("node", name), count, count) for name, count in alone.items()]
     return found
 
 

@@ -75,17 +75,9 @@ class Cause:
     reports: int = 0
     """Public reports found; decides between causes that the text leaves equal."""
 
-    @property
-    def contexts(self) -> tuple[str, ...]:
-        return tuple(s.regex for s in self.signatures if s.strength == "context")
-
-    @property
-    def deciders(self) -> tuple[str, ...]:
-        return tuple(s.regex for s in self.signatures if s.strength == "deciding")
-
-    @property
-    def excluders(self) -> tuple[str, ...]:
-        return tuple(s.regex for s in self.signatures if s.strength == "excluding")
+    def regexes(self, strength: str) -> tuple[str, ...]:
+        """Of the signatures of this strength."""
+        return tuple(s.regex for s in self.signatures if s.strength == strength)
 
 
 @dataclass(frozen=True)

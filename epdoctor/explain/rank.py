@@ -164,19 +164,20 @@ def _score(candidate: Candidate, points: list[_Point], scans: list[Scan]) -> Non
         lines.add(point.line)
         if len(regexes) == 5:
             break
-    contexts = _contexts(candidate, candidate.cause.contexts, scans)
-    deciding = _contexts(candidate, candidate.cause.deciders, scans)
+    contexts = _contexts(candidate, "context", scans)
+    deciding = _contexts(candidate, "deciding", scans)
     candidate.context = len(contexts) + len(deciding)
     candidate.evidence.extend(deciding + contexts)
     candidate.strong += bool(deciding)
-    if _contexts(candidate, candidate.cause.excluders, scans):
+    if _contexts(candidate, "excluding", scans):
         score -= EXCLUDING
     score += CONTEXT * min(len(contexts), 3) + DECIDING * bool(deciding)
     candidate.score = score + 0.15 * math.log2(1 + candidate.cause.reports)
 
 
-def _contexts(candidate: Candidate, regexes: tuple[str, ...], scans: list[Scan]) -> list[Evidence]:
-    """These signatures near the cause's own lines, one line each."""
+def _contexts(candidate: Candidate, strength: str, scans: list[Scan]) -> list[Evidence]:
+    """Signatures of this strength near the cause's own lines, one line each."""
+    regexes = candidate.cause.regexes(strength)
     if not regexes:
         return []
     wanted: dict[str, set[int]] = {}

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from epdoctor.collect.record import Record, Recording, StoredRecord, load
+from epdoctor.collect.record import Record, Recording
+from epdoctor.collect.store import StoredRecord, load
 from epdoctor.engine import Engine, NodeJudgement, candidate_backends
 from epdoctor.exceptions import Unmeasured
 from epdoctor.facts import Node

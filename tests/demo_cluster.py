@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from epdoctor.collect.record import Recording, parse_record, save
+from epdoctor.collect.record import Recording
+from epdoctor.collect.store import parse_record, save
 from epdoctor.facts.base import CollectOptions
 
 ROOT = Path(__file__).parent.parent

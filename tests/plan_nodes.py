@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from epdoctor.collect.record import Recording, parse_record, save
+from epdoctor.collect.record import Recording
+from epdoctor.collect.store import parse_record, save
 from epdoctor.facts.base import CollectOptions
 from tests.demo_cluster import BASE, COLLECTED_AT, Probes, healthy
 

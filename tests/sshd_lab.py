@@ -152,7 +152,7 @@ def node(lab: SshdLab, name: str, port: int, **more: object) -> Target:
 def ask(
     *targets: Target, payload: bytes = HELLO, timeout_s: float = 20, **options: object
 ) -> dict[str, NodeResult]:
-    run = run_fleet(targets, lambda _: payload, node_timeout_s=timeout_s, **options)  # type: ignore[arg-type]
+    run = run_fleet(targets, lambda _: payload, node_timeout_s=timeout_s, **options)  # type: ignore[arg-type]  # the callers' keywords
     results = {result.target.name: result for result in run}
     assert set(results) == {target.name for target in targets}
     assert all(result.kind in transport_module.KINDS for result in results.values())
@@ -161,7 +161,7 @@ def ask(
 
 
 def ask_one(target: Target, **options: object) -> NodeResult:
-    return ask(target, **options)[target.name]  # type: ignore[arg-type]
+    return ask(target, **options)[target.name]  # type: ignore[arg-type]  # as above
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from epdoctor.collect.record import save
+from epdoctor.collect.store import save
 from epdoctor.exceptions import EpdoctorError, UsageError
 from epdoctor.report.formats import format_names
 from tests import demo_cluster

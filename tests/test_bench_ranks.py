@@ -195,7 +195,7 @@ def test_names_of_the_checks_that_explain_v2() -> None:
 
 def test_recorded_times_meet_what_the_links_of_that_machine_carry(fleet: Fleet) -> None:
 
-    from epdoctor.collect.record import parse_record
+    from epdoctor.collect.store import parse_record
     from epdoctor.facts import Node
     from epdoctor.facts.base import CollectOptions
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from epdoctor.cli import cli
 from epdoctor.collect import history
-from epdoctor.collect.record import Record, Recording, save
+from epdoctor.collect.record import Record, Recording
+from epdoctor.collect.store import save
 from epdoctor.compare.difference import fact_changes
 from epdoctor.compare.facts import node_facts
 from epdoctor.compare.last_good import asked_of

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from epdoctor.catalog import load_checks
 from epdoctor.collect.hashing import HostHasher
-from epdoctor.collect.record import Recording, clean, parse_record
+from epdoctor.collect.record import Recording, clean
+from epdoctor.collect.store import parse_record
 from epdoctor.engine import Engine
 from epdoctor.facts.base import CollectOptions
 from epdoctor.judge import judge_record

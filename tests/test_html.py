@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from epdoctor.catalog import load_checks
-from epdoctor.collect.record import parse_record
+from epdoctor.collect.store import parse_record
 from epdoctor.facts import Node
 from epdoctor.facts.base import CollectOptions
 from epdoctor.judge import build_report, judge_recording

@@ -11,7 +11,8 @@ import pytest
 
 from epdoctor import compat
 from epdoctor.cli.check import stale_tables
-from epdoctor.collect.record import Recording, parse_record, save
+from epdoctor.collect.record import Recording
+from epdoctor.collect.store import parse_record, save
 from epdoctor.exceptions import CatalogError
 from epdoctor.facts.base import CollectOptions
 from tests.test_site_checks import ROOT, epdoctor

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epdoctor.collect.record import load
+from epdoctor.collect.store import load
 from epdoctor.exceptions import UsageError
 from epdoctor.facts import Node
 from epdoctor.facts.base import CollectOptions, FileSet

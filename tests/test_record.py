@@ -13,17 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epdoctor.collect.record import (
-    SCHEMA,
-    Record,
-    Recording,
-    clean,
-    load,
-    node_file_name,
-    parse_output,
-    parse_record,
-    save,
-)
+from epdoctor.collect.record import SCHEMA, Record, Recording, clean, parse_output
+from epdoctor.collect.store import load, node_file_name, parse_record, save
 from epdoctor.exceptions import RecordError
 from epdoctor.facts.base import CollectOptions
 from epdoctor.model import NodeOutcome

@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 
 from epdoctor.catalog import load_checks
-from epdoctor.collect.record import parse_record
+from epdoctor.collect.store import parse_record
 from epdoctor.compiled import read_yaml
 from epdoctor.engine import Engine
 from epdoctor.facts.base import CollectOptions

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from epdoctor.catalog import load_checks
-from epdoctor.collect.record import Recording, parse_record, save
+from epdoctor.collect.record import Recording
+from epdoctor.collect.store import parse_record, save
 from epdoctor.judge import build_report, judge_recording
 from epdoctor.model import Finding, Goal, Severity, Status
 from tests.cluster16 import BASES, NODES, ODD, OPTIONS, RAILS, Base, Edit, infiniband, judge, roce

@@ -62,7 +62,7 @@ def save_command(from_: Path | None, output: Path, **values: Any) -> int:
             raise UsageError(
                 "--from reads a recording; it does not go with --all-nodes, -i, --limit or --via"
             )
-        from epdoctor.collect.record import load
+        from epdoctor.collect.store import load
         from epdoctor.report.saved import is_report
 
         if is_report(from_):

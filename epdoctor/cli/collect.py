@@ -41,7 +41,8 @@ def collect_command(
 
     Secrets are taken out; nothing is changed on the nodes.
     """
-    from epdoctor.collect.record import clean, is_archive_name, save
+    from epdoctor.collect.record import clean
+    from epdoctor.collect.store import is_archive_name, save
 
     if show_agent:
         from epdoctor.collect.plan import build_plan, payload

@@ -101,7 +101,7 @@ def _live(values: dict[str, Any]) -> list[Pair]:
 
 
 def _recorded(host: Path, container: Path) -> list[Pair]:
-    from epdoctor.collect.record import load
+    from epdoctor.collect.store import load
 
     recording, ours = load(host)
     _, theirs = load(container)

@@ -141,7 +141,7 @@ def _nodes(
     from epdoctor.facts import Node
 
     if values["from_"] is not None:
-        from epdoctor.collect.record import load
+        from epdoctor.collect.store import load
 
         recording, items = load(values["from_"])
         records = [item.read() for item in items]

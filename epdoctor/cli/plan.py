@@ -161,7 +161,7 @@ def _request(values: dict[str, Any]) -> tuple[Request, ModelShape]:
     path = Path(model)
     try:
         # os.path: a name that is too long for a path is no folder, and no OSError.
-        if model.endswith(".json") or os.path.isfile(os.path.join(model, "config.json")):  # noqa: PTH113, PTH118
+        if model.endswith(".json") or os.path.isfile(os.path.join(model, "config.json")):  # noqa: PTH113, PTH118  # see above
             file = path if model.endswith(".json") else path / "config.json"
             config: Mapping[str, Any] = read_model_config(file, "--model")
             served = values["served_model"] or str(file.resolve().parent)
@@ -207,7 +207,7 @@ def _nodes(values: dict[str, Any]) -> tuple[tuple[PlanNode, ...], list[str]]:
     warnings: list[str] = []
     hosts: dict[str, str] = {}
     if values["from_"] is not None:
-        from epdoctor.collect.record import load
+        from epdoctor.collect.store import load
 
         recording, items = load(values["from_"])
         records = [item.read() for item in items]

@@ -12,7 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from epdoctor.collect.record import Record, Recording, save
+from epdoctor.collect.record import Record, Recording
+from epdoctor.collect.store import save
 from epdoctor.exceptions import EpdoctorError
 from epdoctor.paths import state_dir
 

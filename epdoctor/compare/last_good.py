@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from epdoctor.collect.history import kept_recordings
-from epdoctor.collect.record import Recording, StoredRecord, load
+from epdoctor.collect.record import Recording
+from epdoctor.collect.store import StoredRecord, load
 from epdoctor.exceptions import RecordError, UsageError
 from epdoctor.paths import state_dir
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from epdoctor.collect.record import Record, StoredRecord
+from epdoctor.collect.record import Record
+from epdoctor.collect.store import StoredRecord
 from epdoctor.compare.facts import Value, node_facts
 from epdoctor.facts import Node
 from epdoctor.facts.base import CollectOptions

@@ -55,7 +55,7 @@ def _files() -> dict[str, Callable[[], float]]:
 
 def _nodes(names: list[str]) -> dict[str, Callable[[], float]]:
     from epdoctor.catalog import load_checks
-    from epdoctor.collect.record import parse_record
+    from epdoctor.collect.store import parse_record
     from epdoctor.engine import Engine
     from epdoctor.facts.base import CollectOptions
     from epdoctor.judge import judge_record

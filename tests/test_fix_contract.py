@@ -59,7 +59,7 @@ _BY_REASON: dict[str, dict[str, str]] = {
             rdma.ecn-same-on-rails rdma.errors-not-growing rdma.firmware-same-on-node rdma.guid-assigned rdma.hca-present
             rdma.hcas-match-gpus rdma.link-not-flapping rdma.link-stays-up rdma.no-drops rdma.no-vf-for-ibgda
             pci.relaxed-ordering-enabled rdma.firmware-without-known-fault rdma.pfc-same-on-rails
-            rdma.uar-space-enough
+            rdma.uar-space-enough rdma.devx-granted rdma.extended-atomics rdma.pci-atomics-enabled
             rdma.pause-frames-quiet rdma.phys-link-up rdma.pkey-full-member rdma.port-active rdma.rate-full
             rdma.roce-v2-gid-present rdma.subnet-manager rdma.user-space-fits-gin rdma.user-space-has-dmabuf
             slurm.processes-tracked topology.gpu-nic-affinity topology.gpus-share-nics-evenly
@@ -93,6 +93,7 @@ _BY_REASON: dict[str, dict[str, str]] = {
         "the driver, the GPU, the NIC or the fabric acts on it": """
             efa.gdrcopy-for-nvshmem gpu.ecc-enabled gpu.fabric-completed gpu.persistence-on imex.channel-usable pci.iommu-passthrough
             rdma.firmware-same-on-node rdma.hca-present rdma.uverbs-accessible
+            rdma.devx-granted rdma.extended-atomics rdma.pci-atomics-enabled
         """,
     },
 }

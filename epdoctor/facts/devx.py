@@ -46,6 +46,8 @@ class Device:
     refusal: str
     """Errno of opening with DEVX, where only that is refused; "" otherwise."""
     atomics: Atomics | Unmeasured
+    closed_errno: str = ""
+    """Errno of opening at all, with DEVX or without; "" where it opens or was not tried."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _device(name: str, value: object) -> Device:
         return Device(name, False, str(row.get("errno") or "no errno")[:40], _atomics(name, row))
     said = row.get("failed") if granted is None else plain
     closed = Unmeasured(f"{name} does not open: {str(said)[:120]}")
-    return Device(name, closed, "", closed)
+    return Device(name, closed, "", closed, str(plain)[:40] if plain and granted is False else "")
 
 
 def parse(source: Source) -> Devx:

@@ -345,42 +345,6 @@ def rdma_core_at_least(node: Node, *, minimum: int) -> Iterator[Problem]:
         )
 
 
-_UVERBS = 'SUBSYSTEM=="infiniband_verbs", KERNEL=="uverbs*", MODE="0666"'
-_UVERBS_RULE = (
-    f"echo '{_UVERBS}' | sudo tee /etc/udev/rules.d/99-epdoctor-uverbs.rules",
-    "sudo udevadm control --reload && sudo udevadm trigger --subsystem-match=infiniband_verbs",
-)
-"""The last rule that names MODE wins; a rule of 99 comes after a site's own."""
-
-
-@node_rule
-def rdma_uverbs_accessible(node: Node) -> Iterator[Problem]:
-    nodes = require(node.rdma.uverbs)
-    if not nodes:
-        yield Problem("no /dev/infiniband/uverbs*", "one for each HCA", now=("sudo modprobe ib_uverbs",))
-        return
-
-    def judge(device: RdmaDevice) -> Iterator[Problem]:
-        name = node.rdma.uverbs_of.get(device.name)
-        if name is None:
-            raise Unmeasured(f"/sys/class/infiniband_verbs: which uverbs is {device.name}'s was not read")
-        path = f"/dev/infiniband/{name}"
-        if name not in nodes:
-            yield Problem(
-                f"{path} of {device.name} is not there", "readable and writable", subject=device.name
-            )
-        elif nodes[name] != (True, True):
-            yield Problem(
-                f"{path} of {device.name}: no read and write permission",
-                "mode 0666, as the kernel makes it",
-                subject=device.name,
-                now=(f"sudo chmod 0666 {path}",),
-                permanent=_UVERBS_RULE,
-            )
-
-    yield from judged_each(compute_devices(node), judge)
-
-
 @node_rule
 def rdma_pkey_full_member(node: Node) -> Iterator[Problem]:
     """NCCL, NVSHMEM and UCX take entry 0 of the P_Key table. Two limited members cannot talk to each other."""

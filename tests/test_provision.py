@@ -26,6 +26,7 @@ from epdoctor.provision.environment import compute
 from epdoctor.provision.events import EventReader, diff_text, error_text
 from epdoctor.provision.journal import choose_run, restored_by_node, runs_by_node
 from epdoctor.provision.result import Change, Failure, Remark, RunResult, exit_code, wrong_after
+from epdoctor.provision.runner import Job, _environment
 
 ROOT = Path(__file__).parents[1]
 PLAYBOOKS = ROOT / "playbooks"
@@ -189,6 +190,20 @@ def test_limits_of_others(tmp_path: Path) -> None:
     assert STATE["nofile_highest"](lines) == {"soft": 1 << 30, "hard": 1 << 30}
 
 
+def test_drop_ins_of_others(tmp_path: Path) -> None:
+    texts = {
+        "override.conf": "LimitMEMLOCK=64K",
+        "zzz-low.conf": "LimitMEMLOCK=infinity\n LimitMEMLOCK = 65536",
+        "zzz-high.conf": "LimitMEMLOCK=65536\nLimitMEMLOCK=infinity",
+        "zzz-other.conf": "#LimitMEMLOCK=1\nLimitNOFILE=5",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"[Service]\n{text}\n")
+    paths = [str(tmp_path / name) for name in (*texts, "gone.conf")]
+    # Ours is read after override.conf; of those that come later, one is smaller.
+    assert STATE["weaker_drop_ins"](paths) == [f"{tmp_path}/zzz-low.conf (LimitMEMLOCK=65536)"]
+
+
 def test_the_reader_runs_anywhere_and_changes_nothing() -> None:
     script = (PLAYBOOKS / "roles/node_state/files/state.py").read_text()
     done = subprocess.run(
@@ -272,6 +287,7 @@ def test_a_recorded_run_is_read() -> None:
     assert result.state("gpudirect", "node1") == "failed"
     assert result.state("gpudirect", "node3") == "absent"
     assert result.state("limits", "ghost") == "unreachable"
+    assert result.lost == {"ghost": ("limits", "Read the node")}
     assert exit_code(result, {}) == 1
     text = "\n".join(screen.troubles(result, {}))
     assert "FAILED  gpudirect on node1: modprobe nvidia_peermem ended with 1" in text
@@ -352,6 +368,39 @@ def test_a_secret_is_not_shown_in_a_diff() -> None:
 
 def finding(status: Status, node: str = "a", severity: Severity = Severity.ERROR) -> Finding:
     return Finding("host.memlock-unlimited", status, severity, node, (Problem("64 KiB", "unlimited"),))
+
+
+def test_a_node_that_is_lost_in_the_middle() -> None:
+    """What was done before stays told; a shared connection that breaks has no words of its own."""
+    result = RunResult(("a",), ("limits", "gpudirect", "env"))
+    reader = EventReader(result)
+    for component, event in (
+        ("limits", {"changed": True}),
+        ("gpudirect", {"msg": "Data could not be sent. Make sure this host can be reached over ssh: "}),
+    ):
+        reader.feed({"event": "playbook_on_play_start", "event_data": {"name": f"Component {component}"}})
+        kind = "runner_on_unreachable" if "msg" in event else "runner_on_ok"
+        data = {"play": f"Component {component}", "host": "a", "task": f"{component} : Load it", "res": event}
+        reader.feed({"event": kind, "event_data": data})
+    assert [result.state(name, "a") for name in result.components] == ["change", "unreachable", "unreachable"]
+    assert screen.troubles(result, {}) == [
+        "NOT REACHED  a: the SSH connection broke off",
+        "        lost in gpudirect, task 'Load it': a",
+    ]
+
+
+@pytest.mark.parametrize("where", ["environment", "ansible.cfg", "nowhere"])
+def test_a_silent_node_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """What the site sets stands first, and ssh takes the first value."""
+    config = tmp_path / "ansible.cfg"
+    config.write_text(f"[ssh_connection]\nssh_extra_args = {'-o A=1' if where == 'ansible.cfg' else ''}\n")
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(config))
+    monkeypatch.delenv("ANSIBLE_SSH_EXTRA_ARGS", raising=False)
+    if where == "environment":
+        monkeypatch.setenv("ANSIBLE_SSH_EXTRA_ARGS", "-o A=1")
+    found = _environment(tmp_path, Job("site.yml", tmp_path / "inventory.ini", ("a",)))
+    own = "-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+    assert found["ANSIBLE_SSH_EXTRA_ARGS"] == (own if where == "nowhere" else f"-o A=1 {own}")
 
 
 def test_exit_codes() -> None:

@@ -11,7 +11,7 @@ from tests.provision_lab import OPEN, epdoctor, make_gpu_node, snapshot
 pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
 
 LIMITS = "/etc/security/limits.d/zz-epdoctor-limits.conf"
-SSH = "/etc/systemd/system/ssh.service.d/epdoctor-memlock.conf"
+SSH = "/etc/systemd/system/ssh.service.d/zz-epdoctor-memlock.conf"
 OPTIONS = "/etc/modprobe.d/zz-epdoctor-nvidia.conf"
 PEERMEM = "/etc/modules-load.d/epdoctor-peermem.conf"
 ENV = "/etc/epdoctor/ep.env"
@@ -27,6 +27,13 @@ def fleet() -> Iterator[PodmanFleet]:
         # Somebody was here before: a driver option of their own, and a low limit.
         first.write("/etc/modprobe.d/nvidia-graphics.conf", BY_HAND)
         first.run(["sh", "-c", "echo '* - memlock 64' >> /etc/security/limits.conf"])
+        # systemctl edit writes override.conf, which ours is read after; the other one wins.
+        for unit, name in (("ssh", "override"), ("slurmd", "zzz-site")):
+            first.write(
+                f"/etc/systemd/system/{unit}.service.d/{name}.conf", "[Service]\nLimitMEMLOCK=65536\n"
+            )
+        first.write("/etc/systemd/system/slurmd.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+        first.run(["systemctl", "daemon-reload"])
         first.write(OPTIONS, "# an older file of this name\n")
         first.run(["chmod", "600", OPTIONS])
         yield nodes
@@ -74,6 +81,11 @@ def test_the_whole_way(fleet: PodmanFleet, tmp_path: Path) -> None:
     assert 'NVreg_RegistryDwords="PeerMappingOverride=1;"' in read(second, OPTIONS)
     assert read(first, "/etc/modprobe.d/nvidia-graphics.conf") == BY_HAND
     assert "* hard memlock unlimited" in read(first, LIMITS)
+    limit = ["systemctl", "show", "--property=LimitMEMLOCK", "ssh"]
+    assert first.run(limit).stdout == "LimitMEMLOCK=infinity\n"
+    said = [remark["text"] for remark in done.json["applied"]["remarks"] if remark["node"] == first.name]
+    weaker = "/etc/systemd/system/slurmd.service.d/zzz-site.conf (LimitMEMLOCK=65536)"
+    assert f"still smaller for a service, remove the line there: {weaker}" in said
     assert read(first, PEERMEM).endswith("\nnvidia_peermem\n")
     # Open kernel modules: DMA-BUF does it (this machine's Linux decides).
     assert second.run(["ls", PEERMEM], check=False).returncode != 0

@@ -15,6 +15,10 @@ OPTIONS = "/etc/modprobe.d/zz-epdoctor-nvidia.conf"
 GOOD = '#!/bin/sh\necho "$@" >> /root/initramfs.log\ntouch /boot/initrd.img-6.1.0-1-amd64\n'
 # The task's own program takes the node off the network, as a crash in the middle would.
 LOST = "#!/bin/sh\nsystemctl stop ssh\npkill -KILL sshd\nsleep 60\n"
+# As a pulled cable does: no packet says that it is gone.
+SILENT = "#!/bin/sh\nip link set eth0 down\nsleep 60\n"
+# What a site may set: the node is given up after two seconds.
+SOON = {"ANSIBLE_SSH_EXTRA_ARGS": "-o ServerAliveInterval=1 -o ServerAliveCountMax=2"}
 
 
 @pytest.fixture(scope="module")
@@ -35,31 +39,38 @@ def rebuild(node: ContainerNode, script: str) -> None:
 
 
 def test_a_node_is_lost_in_the_middle_and_the_run_goes_on(fleet: PodmanFleet, tmp_path: Path) -> None:
-    inventory, lost = str(fleet.inventory), fleet.nodes[1]
-    others = [fleet.nodes[0], fleet.nodes[2]]
+    inventory, lost = str(fleet.inventory), fleet.nodes[1:]
+    others = [fleet.nodes[0]]
     before = {node.name: snapshot(node) for node in fleet.nodes}
     words = ("provision", inventory, "--yes", "--tags", "limits,ibgda_driver,env", "--format", "json")
-    rebuild(lost, LOST)
-    broken = epdoctor(fleet, tmp_path, *words)
-    lost.run(["systemctl", "start", "ssh"])
-    rebuild(lost, GOOD)
+    rebuild(lost[0], LOST)
+    rebuild(lost[1], SILENT)
+    broken = epdoctor(fleet, tmp_path, *words, env=SOON)
+    lost[0].run(["systemctl", "start", "ssh"])
+    lost[1].run(["ip", "link", "set", "eth0", "up"])
+    for node in lost:
+        rebuild(node, GOOD)
     assert broken.rc == 3, broken.err + broken.out
     applied = broken.json["applied"]
-    assert set(applied["not_reached"]) == {lost.name}
+    assert set(applied["not_reached"]) == {node.name for node in lost}
     assert applied["failures"] == []
     cells = applied["components"]
     for component in ("limits", "ibgda_driver", "env"):
         assert {cells[component][node.name] for node in others} == {"change"}
-        assert cells[component][lost.name] == "unreachable"
+        word = "change" if component == "limits" else "unreachable"
+        assert {cells[component][node.name] for node in lost} == {word}
+    where = {"component": "ibgda_driver", "task": "Rebuild the initramfs"}
+    assert applied["lost_in"] == {node.name: where for node in lost}
     # What was written before is whole; what comes later is not there.
-    assert "PeerMappingOverride=1" in lost.read(OPTIONS)
-    assert lost.run(["ls", ENV], check=False).returncode != 0
+    for node in lost:
+        assert "PeerMappingOverride=1" in node.read(OPTIONS)
+        assert node.run(["ls", ENV], check=False).returncode != 0
 
     done = {node.name: snapshot(node) for node in others}
     again = epdoctor(fleet, tmp_path, *words)
     assert again.rc == 3, again.err + again.out  # the options wait for a boot
     changes = {(change["node"], change["what"]) for change in again.json["applied"]["changes"]}
-    assert {node for node, _ in changes} == {lost.name}
+    assert {node for node, _ in changes} == {node.name for node in lost}
     assert {what for _, what in changes} == {"Rebuild the initramfs", ENV, "/etc/profile.d/epdoctor-ep.sh"}
     assert done == {node.name: snapshot(node) for node in others}
 

@@ -1,13 +1,16 @@
 """What a site brings itself, on real nodes: an index with a password, mirrors of git repositories, folders of wheels."""
 
 import json
-import subprocess
+import re
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import provision_lab
+from tests.git_lab import commit
 from tests.lab.containers import ContainerNode, PodmanFleet
 from tests.packages_lab import make_venv, real_wheels, stand_in_wheel
 from tests.provision_lab import Outcome, make_gpu_node
@@ -34,7 +37,7 @@ set -e
 test -e configure
 prefix=$(echo "$1" | cut -d= -f2)
 echo "$@" > words
-printf 'all:\\n\\ttrue\\ninstall:\\n\\tmkdir -p $(DESTDIR)%s/bin\\n\\tcp ucx_info words $(DESTDIR)%s/bin\\n' "$prefix" "$prefix" > Makefile
+printf 'all:\\n\\twhile test -e /root/slow; do sleep 0.2; done\\ninstall:\\n\\tmkdir -p $(DESTDIR)%s/bin\\n\\tcp ucx_info words $(DESTDIR)%s/bin\\n' "$prefix" "$prefix" > Makefile
 """
 
 
@@ -93,33 +96,12 @@ def test_the_password_of_an_index_is_nowhere_to_be_seen(
     assert SECRET not in done.out + done.err + logs(tmp_path)
 
 
-def commit(folder: Path, message: str) -> str:
-    """All of the folder as a commit of a repository there; the commit's full name."""
-    git = [
-        "git",
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@t",
-        "-c",
-        "protocol.file.allow=always",
-        "-C",
-        str(folder),
-    ]
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "add", "-A"], check=True)
-    subprocess.run([*git, "commit", "-qm", message], check=True)
-    return subprocess.run(
-        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
 def mirrors(folder: Path) -> str:
     """Of a library that is built as UCX is, with a submodule; the commit."""
     library, part = folder / "openucx/ucx.git", folder / "NVIDIA-DOCA/gpunetio"
     part.mkdir(parents=True)
     (part / "doca.h").touch()
-    commit(part, "part")
+    commit(part)
     (library / "contrib").mkdir(parents=True)
     for name, text in (
         ("autogen.sh", AUTOGEN),
@@ -128,12 +110,10 @@ def mirrors(folder: Path) -> str:
     ):
         (library / name).write_text(text)
         (library / name).chmod(0o755)
-    commit(library, "library")
-    git = ["git", "-c", "protocol.file.allow=always", "-C", str(library)]
-    subprocess.run([*git, "submodule", "add", "-q", str(part), "external/gpunetio"], check=True)
+    commit(library, {"external/gpunetio": part})
     modules = library / ".gitmodules"
     modules.write_text(modules.read_text().replace(str(part), "https://github.com/NVIDIA-DOCA/gpunetio"))
-    return commit(library, "with its submodule")
+    return commit(library)
 
 
 def can_build(node: ContainerNode) -> None:
@@ -142,6 +122,33 @@ def can_build(node: ContainerNode) -> None:
         node.write(f"/usr/local/bin/{name}", "#!/bin/sh\n")
         node.run(["chmod", "755", f"/usr/local/bin/{name}"])
     node.write("/usr/include/infiniband/verbs.h", "")
+
+
+def only_one_run_builds(fleet: PodmanFleet, builder: ContainerNode, state: Path, words: list[str]) -> None:
+    """A second run beside one that builds says so, and what it says to type ends that build."""
+    builder.write("/root/slow", "")
+    (state / "other").mkdir()
+    first: list[Outcome] = []
+    thread = threading.Thread(target=lambda: first.append(epdoctor(fleet, state / "other", *words)))
+    thread.start()
+    try:
+        deadline = time.monotonic() + 120
+        while (
+            builder.run(["pgrep", "-x", "make"], check=False).returncode != 0 and time.monotonic() < deadline
+        ):
+            time.sleep(0.3)
+        failures = epdoctor(fleet, state, *words).json["applied"]["failures"]
+        (error,) = [failure["error"] for failure in failures if failure["node"] == builder.name]
+        assert error.startswith(f"UCX is being built on {builder.name} already, by another run")
+        found = re.search(r"end it there: (pkill -f [-\w./]+)$", error)
+        assert found is not None, error
+        builder.run(found.group(1).split())
+        # Without the file gone: it is not the build that ends by itself.
+        builder.run(["sh", "-c", "exec flock --wait 20 /var/cache/epdoctor/src/ucx-*.lock true"])
+    finally:
+        builder.run(["rm", "/root/slow"])
+        thread.join()
+    assert first[0].rc == 1, first[0].out
 
 
 def test_ucx_is_built_once_from_a_mirror_of_this_machine(
@@ -184,6 +191,7 @@ def test_ucx_is_built_once_from_a_mirror_of_this_machine(
     assert "see the other node" in errors[first.name]
     (tmp_path / "away").rename(tmp_path / "mirrors/NVIDIA-DOCA")
 
+    only_one_run_builds(fleet, second, tmp_path, [*words, "--yes"])
     done = epdoctor(fleet, tmp_path, *words, "--yes")
     assert done.rc in (0, 3), done.err + done.out
     changed = {(change["node"], change["what"].split(":")[0]) for change in done.json["applied"]["changes"]}
@@ -200,3 +208,38 @@ def test_ucx_is_built_once_from_a_mirror_of_this_machine(
     first.run(["rm", "/opt/ucx/.epdoctor"])
     foreign = epdoctor(fleet, tmp_path, *words, "--plan", "--limit", first.name)
     assert "/opt/ucx is there and not by epdoctor; it stays" in foreign.json["plan"]["failures"][0]["error"]
+
+
+GDRCOPY = """config:
+lib:
+\ttouch libgdrapi.so
+driver:
+\t@echo 'gdrdrv.c:32:10: fatal error: linux/mm.h: No such file or directory' >&2; exit 1
+"""
+
+
+def test_gdrcopy_from_a_mirror_says_what_is_missing(fleet: PodmanFleet, tmp_path: Path) -> None:
+    """A revision that the mirror lacks, and a module that does not compile: nothing is installed or noted."""
+    node = fleet.nodes[0]
+    library = tmp_path / "mirrors/NVIDIA/gdrcopy.git"
+    library.mkdir(parents=True)
+    (library / "Makefile").write_text(GDRCOPY)
+    revision = commit(library)
+    node.run(["sh", "-c", 'mkdir -p "/lib/modules/$(uname -r)/build" /usr/src/nvidia-535.161.08/nvidia'])
+    node.write("/usr/src/nvidia-535.161.08/nvidia/nv-p2p.h", "")
+    words = ["--yes", "--format", "json", "--tags", "gdrcopy", "--limit", node.name]
+    words += ["-e", "gdrcopy_source=git", "--source", f"git={tmp_path / 'mirrors'}"]
+
+    gone = epdoctor(fleet, tmp_path, "provision", str(fleet.inventory), *words)
+    (failure,) = gone.json["applied"]["failures"]
+    assert failure["error"].startswith(f"{library} does not give GDRCopy at v2.5.2: fatal: ")
+    assert failure["error"].endswith("Mirror it there, or name what is there: -e gdrcopy_revision=TAG")
+
+    words += ["-e", f"gdrcopy_revision={revision}"]
+    broken = epdoctor(fleet, tmp_path, "provision", str(fleet.inventory), *words)
+    (failure,) = broken.json["applied"]["failures"]
+    assert failure["error"].startswith(
+        f"GDRCopy does not build on {node.name}: gdrdrv.c:32:10: fatal error: linux/mm.h: No such file"
+    )
+    assert "Nothing was installed" in failure["error"]
+    assert node.run(["ls", "/var/lib/epdoctor/journal"], check=False).stdout.count(broken.json["run"]) == 0

@@ -25,6 +25,7 @@ from epdoctor.provision.events import EventReader
 from epdoctor.provision.pins import newer_than_known, newest, pins
 from epdoctor.provision.result import RunResult
 from epdoctor.provision.sources import parse_sources
+from tests.git_lab import commit
 
 ROOT = Path(__file__).parents[1]
 ROLES = ROOT / "playbooks/roles"
@@ -335,27 +336,6 @@ def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
         read_manifest(tmp_path)
 
 
-def commit(folder: Path, url_of_part: str = "") -> str:
-    git = [
-        "git",
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@t",
-        "-c",
-        "protocol.file.allow=always",
-        "-C",
-        str(folder),
-    ]
-    for words in (["init", "-q"], ["add", "-A"]):
-        subprocess.run([*git, *words], check=True)
-    if url_of_part:
-        subprocess.run([*git, "submodule", "--quiet", "add", url_of_part, "part"], check=True)
-    subprocess.run([*git, "commit", "-qm", "x"], check=True)
-    done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
 def test_an_archive_has_the_submodules_of_a_mirror(tmp_path: Path) -> None:
     part, whole, out = tmp_path / "git/x/part", tmp_path / "git/x/whole", tmp_path / "out"
     for folder in (part, whole, out):
@@ -363,7 +343,7 @@ def test_an_archive_has_the_submodules_of_a_mirror(tmp_path: Path) -> None:
     (part / "inner.txt").write_text("inner")
     (whole / "setup.py").write_text("")
     commit(part)
-    revision = commit(whole, str(part))
+    revision = commit(whole, {"part": part})
     modules = (whole / ".gitmodules").read_text().replace(str(part), "https://github.com/x/part")
     (whole / ".gitmodules").write_text(modules)
     revision = commit(whole)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests import provision_lab
+from tests.git_lab import commit
 from tests.lab.containers import ContainerNode, PodmanFleet
 from tests.provision_lab import ROOT, Outcome, make_gpu_node, snapshot
 
@@ -42,7 +43,6 @@ class Site:
         self.repository = folder / "tiny"
         (self.repository / "tiny_ext").mkdir(parents=True)
         (self.repository / "tiny_ext/answer.c").write_text(ANSWER)
-        self._git("init", "-q")
         self.first = self.commit("1.0")
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
         tools = [
@@ -68,17 +68,11 @@ class Site:
         wheel = [*pip, "wheel", "-q", "--no-deps", "-w", str(self.wheelhouse), str(stub)]
         subprocess.run(wheel, check=True, capture_output=True)
 
-    def _git(self, *words: str) -> str:
-        argv = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(self.repository), *words]
-        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
-
     def commit(self, version: str) -> str:
         """The sources as that version; the commit's full name."""
         (self.repository / "setup.py").write_text(SETUP.format(version=version))
         (self.repository / "tiny_ext/__init__.py").write_text(f'__version__ = "{version}"\n')
-        self._git("add", "-A")
-        self._git("commit", "-qm", version)
-        return self._git("rev-parse", "HEAD")
+        return commit(self.repository)
 
     def send(self, node: ContainerNode) -> None:
         """The repository as it is now, at /srv/tiny of the node."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import sys
-from collections.abc import Sequence, Sized
+import textwrap
+from collections.abc import Mapping, Sequence, Sized
 
 from epdoctor.cli.provision_nodes import say
 from epdoctor.cli.provision_order import Order
+from epdoctor.cli.terminal import columns
 from epdoctor.model import Finding
 from epdoctor.nodenames import fold
 from epdoctor.provision import screen
@@ -37,9 +41,8 @@ def show_plan(order: Order, plan: RunResult, before: Judged) -> None:
     say(f"PLAN  {names} on {nodes} node{'s' if nodes != 1 else ''}, {what}")
     for component, reason in order.wish.choice.left_out.items():
         left.setdefault(reason, []).append(component)
-    for reason, out in left.items():
-        say(f"left out  {', '.join(out)}: {reason}")
-    say()
+    reasons = [f"left out  {', '.join(out)}: {reason}" for reason, out in left.items()]
+    _block(reasons) if reasons else say()
     _block(screen.table(plan, plan=True))
     why = screen.justification(before.findings, order.checks)
     if why:
@@ -49,14 +52,38 @@ def show_plan(order: Order, plan: RunResult, before: Judged) -> None:
     _block(screen.troubles(plan, before.missed, plan=True))
     kept = sorted({failure.node for failure in plan.failures})
     if kept and plan.changes:
-        _block([f"left as it is  {fold(kept)}: the plan already fails there; the others go on"])
+        others = "; the others go on" if set(plan.nodes) - set(kept) else ""
+        _block([f"left as it is  {fold(kept)}: the plan already fails there{others}"])
 
 
 def _block(lines: Sequence[str]) -> None:
     if lines:
         for line in lines:
-            say(line.rstrip())
+            say("\n".join(fold_line(line.rstrip())))
         say()
+
+
+_LABEL = re.compile(r"(\s{0,8}\S{1,30}(?: \S{1,20})?\s{2,})\S")
+
+
+def fold_line(line: str) -> list[str]:
+    """A line of the report in the width of the terminal, hanging under its first words; as it is where there is none.
+
+    Differences and the rows of tables start further right and stay whole."""
+    if not (sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()) or line.startswith(" " * 9):
+        return [line]
+    found = _LABEL.match(line)
+    hang = min(len(found.group(1)), 24) if found else 8
+    width = columns(sys.stdout)
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * hang,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    ) or [line]
 
 
 def finish_plan(order: Order, plan: RunResult, before: Judged, reboots: Sequence[str] = ()) -> int:
@@ -92,7 +119,23 @@ def finish_plan(order: Order, plan: RunResult, before: Judged, reboots: Sequence
     if work:
         words = [word for word in sys.argv[1:] if word != "--plan"]
         say(f"next      epdoctor {shlex.join(words)}")
+    else:
+        say_next(order, plan, before.missed)
     return code
+
+
+def say_next(order: Order, result: RunResult, missed: Mapping[str, str]) -> None:
+    """The command that goes on: the same again, or with leave to do what still waits, and then it asks."""
+    again = result.failures or result.stopped or result.crashed or result.unreachable or missed
+    waits = {remark.kind for remark in result.pending()}
+    leave = ["--restart-services"] if "restart" in waits and not order.values["restart_services"] else []
+    leave += ["--reboot", "when-needed"] if "reboot" in waits and order.values["reboot"] == "never" else []
+    words = [word for word in sys.argv[1:] if word != "--plan"]
+    if again:
+        say(f"again     epdoctor {shlex.join(words)}")
+    elif leave:
+        words = [word for word in words if word not in ("-y", "--yes", "--reboot", "never", "--reboot=never")]
+        say(f"next      epdoctor {shlex.join([*words, *leave])}")
 
 
 def _still_wrong(failing: Sequence[Finding]) -> None:
@@ -119,7 +162,7 @@ def finish(order: Order, done: RunResult, before: Judged, after: Judged | None) 
         say(json.dumps(report, indent=1))
         return code
     say(
-        f"{_HEADS[code]}  {len({c.node for c in done.changes})} of {len(done.nodes)} nodes changed, {done.seconds:.0f} s"
+        f"{_HEADS[code]}  {len({c.node for c in done.changes})} of {len(order.place.targets)} nodes changed, {done.seconds:.0f} s"
     )
     say()
     _block(screen.table(done, plan=False))
@@ -132,6 +175,7 @@ def finish(order: Order, done: RunResult, before: Judged, after: Judged | None) 
         words = f"{order.place.words} --run {order.name}".strip()
         say(f"undo      epdoctor rollback {words}")
     _say_log(order)
+    say_next(order, done, missed)
     return code
 
 

@@ -18,6 +18,7 @@ from epdoctor.cli.provision_nodes import (
     say,
 )
 from epdoctor.cli.provision_progress import RunProgress
+from epdoctor.cli.provision_report import fold_line
 from epdoctor.cli.provision_secrets import become_password, secret_options, use_vault
 from epdoctor.nodenames import fold
 from epdoctor.provision import screen
@@ -211,9 +212,9 @@ def _finish(name: str, here: dict[str, NodeRun], done: RunResult, listed: RunRes
         for note in found.notes:
             notes.setdefault(note, []).append(node)
     for note, owners in notes.items():
-        say(f"not undone  {fold(owners)}: {sanitize(note)}")
+        say("\n".join(fold_line(f"not undone  {fold(owners)}: {sanitize(note)}")))
     for line in (*screen.troubles(done, missed), *screen.waiting(done.remarks)):
-        say(line)
+        say("\n".join(fold_line(line)))
     return code
 
 

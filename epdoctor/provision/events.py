@@ -62,9 +62,11 @@ class EventReader:
         if kind == "runner_on_unreachable":
             # Ansible puts ssh's own words behind its own.
             words = _first_line(str(res.get("msg", "unreachable")))
-            for prefix in ("over ssh: ", "via ssh: "):
-                words = words.rpartition(prefix)[2]
-            self.result.unreachable[node] = words
+            for prefix in ("over ssh:", "via ssh:"):
+                words = words.rpartition(prefix)[2].strip()
+            # A shared connection that breaks has no words.
+            self.result.unreachable[node] = words or "the SSH connection broke off"
+            self.result.lost[node] = (self._component(data), _task_name(data))
         elif kind == "runner_item_on_failed":
             self._items.setdefault((node, str(data.get("task_uuid"))), []).append(error_text(res))
         elif kind == "runner_on_failed" and not data.get("ignore_errors"):
@@ -132,6 +134,8 @@ def error_text(res: Mapping[str, Any]) -> str:
         return " ".join(message.split())[:600]
     command = res.get("cmd")
     name = " ".join(str(word) for word in command[:4]) if isinstance(command, list) else str(command or "")
+    if name.startswith("sh -c "):
+        name = "its script"  # which says nothing to a person; the task has a name
     refused = sudo_words(f"{res.get('module_stderr') or ''}\n{res.get('module_stdout') or ''}")
     if refused:
         return refused[:400]

@@ -51,6 +51,8 @@ class RunResult:
     remarks: list[Remark] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
     """Node -> why."""
+    lost: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Node that could not be reached -> the component and the task that it was lost in."""
     where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Component -> the nodes that it was for; a component that is not named was for all."""
     outputs: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -67,7 +69,7 @@ class RunResult:
 
     def state(self, component: str, node: str) -> str:
         """One cell: failed | unreachable | change | not-asked | not-tried | absent | left-alone | right."""
-        if node in self.unreachable:
+        if node in self.unreachable and not self._after(self.lost.get(node, ("", ""))[0], component):
             return "unreachable"
         if any(f.node == node and f.component == component for f in self.failures):
             return "failed"
@@ -91,6 +93,7 @@ class RunResult:
         return "right"
 
     def _after(self, component: str, failed: str) -> bool:
+        """Whether `component` comes later than `failed`."""
         order = list(self.components)
         return component in order and failed in order and order.index(component) > order.index(failed)
 

@@ -6,6 +6,7 @@ when they are given as an argument; here they go through a file in a folder that
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import json
 import os
@@ -185,9 +186,27 @@ def _environment(private: Path, job: Job) -> dict[str, str]:
     }
     if "ANSIBLE_PIPELINING" not in os.environ and "ANSIBLE_SSH_PIPELINING" not in os.environ:
         own["ANSIBLE_PIPELINING"] = "1"
+    own["ANSIBLE_SSH_EXTRA_ARGS"] = f"{_site_ssh_words(Path(config))} {_ALIVE}".strip()
     if job.become_password:
         own["ANSIBLE_BECOME_PASSWORD_FILE"] = str(private / "become")
     return own
+
+
+# A node whose packets are dropped answers nothing: without these, ssh waits for a quarter of an hour, and all nodes with it.
+# They stand last, and ssh takes the first value of an option: what the site sets holds.
+_ALIVE = "-o ServerAliveInterval=10 -o ServerAliveCountMax=3"
+
+
+def _site_ssh_words(config: Path) -> str:
+    """ssh_extra_args of the environment or of ansible.cfg, which the variable that carries _ALIVE would hide."""
+    if "ANSIBLE_SSH_EXTRA_ARGS" in os.environ:
+        return os.environ["ANSIBLE_SSH_EXTRA_ARGS"]
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",), strict=False)
+    try:
+        parser.read_string(config.read_text("utf-8"))
+    except (OSError, ValueError, configparser.Error):
+        return ""  # Ansible says what is wrong with it
+    return " ".join(parser.get("ssh_connection", "ssh_extra_args", fallback="").split())
 
 
 def _path() -> str:

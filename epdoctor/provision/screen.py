@@ -33,6 +33,17 @@ def _by_nodes(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
+def _by_pairs(
+    lost: Mapping[str, tuple[str, str]], nodes: Iterable[str]
+) -> list[tuple[tuple[str, str], list[str]]]:
+    """(component, task) -> nodes, for those of `nodes` that have one."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        if lost.get(node, ("", ""))[0]:
+            found.setdefault(lost[node], []).append(node)
+    return list(found.items())
+
+
 def table(result: RunResult, *, plan: bool) -> list[str]:
     """One row for each component and state, with its nodes and what changes."""
     lines = []
@@ -44,7 +55,8 @@ def table(result: RunResult, *, plan: bool) -> list[str]:
             word = _WORDS.get(state, "will change" if plan else "changed")
             head = component.ljust(width) if index == 0 else " " * width
             lines.append(f"{head}  {word:<14} {fold(nodes)}")
-            if state == "change":
+            # What was written before a failure, too.
+            if state == "change" or (not plan and state in ("failed", "unreachable")):
                 changes = [c for c in result.changes if c.component == component and c.node in nodes]
                 changes.sort(key=lambda change: nodes.index(change.node))
                 lines += _changes(changes, nodes, width, plan)
@@ -75,7 +87,7 @@ def _changes(changes: Sequence[Change], nodes: Sequence[str], width: int, plan: 
             if len(shown) > _MAX_DIFF_LINES:
                 lines.append(f"{' ' * width}      ... {len(shown) - _MAX_DIFF_LINES} more lines")
         if len(diffs) > 3:
-            lines.append(f"{' ' * width}      ... and {len(diffs) - 3} other versions (--format json)")
+            lines.append(f"{' ' * width}      ... and {len(diffs) - 3} more (--format json)")
     return lines
 
 
@@ -93,6 +105,8 @@ def troubles(result: RunResult, missed: Mapping[str, str], *, plan: bool = False
         lines.append(f"        try: {what}")
     for text, nodes in _by_nodes((why, node) for node, why in {**missed, **result.unreachable}.items()):
         lines.append(f"NOT REACHED  {fold(nodes)}: {sanitize(text)}")
+        for (component, task), some in _by_pairs(result.lost, nodes):
+            lines.append(f"        lost in {component}, task {sanitize(task)!r}: {fold(some)}")
     if result.crashed:
         lines.append(f"FAILED  ansible-playbook: {sanitize(result.crashed)}")
     if result.stopped == "interrupted":
@@ -203,6 +217,9 @@ def as_json(result: RunResult, missed: Mapping[str, str]) -> dict[str, Any]:
             {"node": r.node, "component": r.component, "kind": r.kind, "text": r.text} for r in result.remarks
         ],
         "not_reached": {**missed, **result.unreachable},
+        "lost_in": {
+            node: {"component": component, "task": task} for node, (component, task) in result.lost.items()
+        },
         "stopped": result.stopped,
         "crashed": result.crashed,
         "seconds": round(result.seconds, 2),

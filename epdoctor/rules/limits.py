@@ -45,7 +45,7 @@ def memlock_drop_in(unit: str) -> tuple[str, ...]:
     folder = f"/etc/systemd/system/{unit}.d"
     return (
         f"sudo mkdir -p {folder}",
-        f"printf '[Service]\\nLimitMEMLOCK=infinity\\n' | sudo tee {folder}/epdoctor-memlock.conf",
+        f"printf '[Service]\\nLimitMEMLOCK=infinity\\n' | sudo tee {folder}/zz-epdoctor-memlock.conf",
         f"sudo systemctl daemon-reload && sudo systemctl restart {unit}",
     )
 

@@ -95,7 +95,9 @@ def _wheelhouse(folder: Path) -> Path:
     for name, version in WHEELS.items():
         info = f"{name}-{version}.dist-info"
         with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            needs = f"Requires-Dist: torch=={WHEELS['torch']}\n" if name == "vllm" else ""
+            head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            wheel.writestr(f"{info}/METADATA", head + needs)
             wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             names = ("METADATA", "WHEEL", "RECORD")
             wheel.writestr(f"{info}/RECORD", "".join(f"{info}/{file},,\n" for file in names))

@@ -15,11 +15,12 @@ import sys
 HEADER = "# Written by epdoctor provision"
 DRIVER_FILE = "zz-epdoctor-nvidia.conf"
 LIMITS_FILE = "zz-epdoctor-limits.conf"
+DROP_IN = "zz-epdoctor-memlock.conf"
 OWNED = (
     "/etc/security/limits.d/*epdoctor*.conf",
     "/etc/modprobe.d/*epdoctor*.conf",
     "/etc/modules-load.d/*epdoctor*.conf",
-    "/etc/systemd/system/*.service.d/epdoctor-*.conf",
+    "/etc/systemd/system/*.service.d/zz-epdoctor-*.conf",
     "/etc/epdoctor/*",
     "/etc/profile.d/epdoctor-*.sh",
     "/etc/apt/sources.list.d/epdoctor*.list",
@@ -299,17 +300,32 @@ def started_at(pid, boot):
     return boot + int(fields[19]) / float(os.sysconf("SC_CLK_TCK")) if len(fields) > 19 else 0.0
 
 
+def weaker_drop_ins(paths):
+    """Drop-ins of a service that are read later than ours and set a smaller limit (systemd.unit(5): by file name)."""
+    found = []
+    for path in paths:
+        value = ""
+        for line in read(path).splitlines():
+            key, _, text = line.partition("=")
+            if key.strip() == "LimitMEMLOCK":
+                value = text.strip()
+        if value and value != "infinity" and os.path.basename(path) > DROP_IN:
+            found.append("%s (LimitMEMLOCK=%s)" % (path, value))
+    return found
+
+
 def units():
-    """Loaded units of UNITS; `stale`: it runs since before our drop-in was written."""
+    """Loaded units of UNITS; `stale`: it runs since before our drop-in was written; `weaker`: weaker_drop_ins."""
     names = ["%s.service" % unit for unit in UNITS]
-    argv = ["systemctl", "show", "--property=Id,LoadState,ActiveState,MainPID,NeedDaemonReload"] + names
+    argv = ["systemctl", "show", "--property=Id,LoadState,ActiveState,MainPID,NeedDaemonReload,DropInPaths"] + names
     try:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL)  # fmt: skip
         output = process.communicate(timeout=20)[0].decode("utf-8", "replace")
     except (OSError, subprocess.TimeoutExpired):
-        return {"systemd": False, "found": [], "active": [], "reload": False, "stale": []}
-    found, active, reload_needed, stale = [], [], False, []
+        return {"systemd": False, "found": [], "active": [], "reload": False, "stale": [],
+                "weaker": []}  # fmt: skip
+    found, active, reload_needed, stale, weaker = [], [], False, [], []
     boot = boot_time()
     for block in output.split("\n\n"):
         values = dict(line.partition("=")[::2] for line in block.splitlines())
@@ -324,7 +340,8 @@ def units():
         if values.get("ActiveState") == "active":
             active.append(name)
         reload_needed = reload_needed or values.get("NeedDaemonReload") == "yes"
-        drop_in = "/etc/systemd/system/%s.service.d/epdoctor-memlock.conf" % name
+        weaker += weaker_drop_ins(values.get("DropInPaths", "").split())
+        drop_in = "/etc/systemd/system/%s.service.d/%s" % (name, DROP_IN)
         pid = values.get("MainPID", "0")
         try:
             written = os.stat(drop_in).st_mtime
@@ -333,7 +350,7 @@ def units():
         if values.get("ActiveState") == "active" and pid != "0" and started_at(pid, boot) < written - 1:
             stale.append(name)
     return {"systemd": bool(output.strip()), "found": found, "active": active,
-            "reload": reload_needed, "stale": stale}  # fmt: skip
+            "reload": reload_needed, "stale": stale, "weaker": weaker}  # fmt: skip
 
 
 def initramfs():

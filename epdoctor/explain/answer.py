@@ -14,15 +14,20 @@ from epdoctor.explain.guards import (
     has_words,
     is_bare_name,
     is_healthy,
+    is_own_script,
     is_program_output,
+    is_table,
     is_told,
+    may_be_own,
+    names_fault,
     says_all_is_well,
     tells_of_trouble,
     without_healthy,
 )
+from epdoctor.explain.hearsay import came_right, drop_hearsay, without_hearsay
 from epdoctor.explain.rank import NAMED_FROM, candidates, is_frame, is_quiet, order
 from epdoctor.explain.ranks import compare_ranks
-from epdoctor.explain.result import LIKELY, POSSIBLE, Candidate, Evidence, Explanation
+from epdoctor.explain.result import CERTAIN, LIKELY, POSSIBLE, Candidate, Evidence, Explanation
 from epdoctor.explain.scan import Scan, Scanner
 from epdoctor.explain.typed import Typed, TypedIndex, load_index, looks_alike, resembles, tokens, without_head
 from epdoctor.explain.wording import spelled_out
@@ -37,6 +42,9 @@ TYPED_NAMES_LONG = 0.34
 """The same for a text of many words, where one cause stands out: a long description is never covered in full."""
 TYPED_NAMES_TOLD, TYPED_NAMES_TOLD_CLOSE = 0.30, 0.36
 """The same for a fault told in sentences: where one cause stands out, and where two are close."""
+TYPED_NAMES_TOLD_LONG = ((20, 1.4, 0.22), (14, 1.3, 0.26), (14, 1.2, 0.28))
+"""The same for a long account, as (words, how far ahead of the next cause, score): the more is told, the less of it
+one cause covers."""
 _TOLD_WORDS = 9
 TYPED_NAMES_PROGRAM = 0.74
 """The same for a program's own line that no signature matched: most such lines are other errors."""
@@ -49,6 +57,11 @@ TYPED_WEIGHT = 12.0
 _RELATIVE = 0.45
 """A cause with less than this share of the best score is not listed."""
 _WRAPPED_BYTES = 8 * 1024
+_HEAD_BYTES = 64 * 1024
+_WITH_NEIGHBOURS = 3
+"""Causes at most, where some of them are only neighbours."""
+_NEIGHBOUR = 0.2
+"""Score of a neighbour, as a share of the best."""
 _ERROR_LINE = re.compile(
     r"(?i)(error|exception)\b|\b(fail(ed|ure)?|fatal|abort(ed)?|cannot|unable|denied|timed? ?out)\b"
 )
@@ -72,10 +85,18 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
         scans.append(scanner.scan(name, kept))
         small.append(kept.text)
     text = small[0] if len(small) == 1 else b""
+    head = text[:_HEAD_BYTES].decode("utf-8", "replace")
+    heard = [drop_hearsay(scan, head, catalogue.lasting) for scan in scans]
+    about_errors = any(one.about_errors for one in heard)
     found = candidates(catalogue, scans)
-    if text and len(text) <= _WRAPPED_BYTES and not any(c.strong for c in found.values()):
+    if is_own_script(head):
+        found = {name: c for name, c in found.items() if c.strong or not _only_own(c)}
+    # What was taken out would come back in joined lines.
+    told = text and not about_errors and not any(one.dropped for one in heard)
+    told = told and not any(c.strong for c in found.values())
+    if told and len(text) <= _WRAPPED_BYTES and not is_table(head):
         _unwrap(catalogue, scanner, text, scans, found)
-    if text and len(text) <= TYPED_BYTES and not any(c.strong for c in found.values()):
+    if told and len(text) <= TYPED_BYTES and not any(c.strong for c in found.values()):
         _respell(catalogue, scanner, text, scans, found)
     found = fold(catalogue, found, scans)
     maybe = [c for c in found.values() if c.score < NAMED_FROM]
@@ -84,14 +105,17 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
         several_lines=sum(scan.lines for scan in scans) > 1,
     )
     shown = text.decode("utf-8", "replace") if len(text) <= _WRAPPED_BYTES else ""
-    asked = asks_only(shown) or says_all_is_well(shown)
+    said = without_hearsay(shown) if len(text) <= TYPED_BYTES else shown
+    asked = about_errors or asks_only(shown) or says_all_is_well(shown)
+    asked = asked or (is_own_script(head) and may_be_own(head))
+    asked = asked or (len(said) < len(shown) - 1 and not names_fault(said))
     if asked:
         # A question names things that work: only a program's clear word counts.
         unsure = [c for c in ranked if not c.said_by_program]
         ranked = [c for c in ranked if c not in unsure]
         maybe += unsure
     if not asked and has_words(shown) and len(text) <= TYPED_BYTES and text.count(b"\n") <= 6:
-        ranked, maybe = _with_typed(catalogue, load_index(), [*ranked, *maybe], without_healthy(shown))
+        ranked, maybe = _with_typed(catalogue, load_index(), [*ranked, *maybe], without_healthy(said))
     if ranked:
         bar = _RELATIVE * ranked[0].score
         ranked = [c for c in ranked if c.score >= bar]
@@ -102,6 +126,7 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     compare_logs(catalogue, ranked, scans)
     if len(scans) == 1:
         compare_ranks(catalogue, ranked, scans[0])
+    ranked += _neighbours(catalogue, ranked)
     answer = Explanation(ranked[:top], [] if ranked else maybe[:3])
     answer.files = len(scans)
     answer.lines = sum(scan.lines for scan in scans)
@@ -109,6 +134,27 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     if not ranked and text:
         answer.error_lines = error_lines(text, scans[0].name)
     return answer
+
+
+def _only_own(candidate: Candidate) -> bool:
+    return all(may_be_own(item.text) for item in candidate.evidence)
+
+
+def _neighbours(catalogue: Catalogue, ranked: list[Candidate]) -> list[Candidate]:
+    """What the same words may mean as well, where nothing is certain: so that an admin, and a check, look there too."""
+    if not ranked or ranked[0].certainty == CERTAIN:
+        return []
+    known = {candidate.cause.id for candidate in ranked}
+    found: list[Candidate] = []
+    for candidate in ranked:
+        for cause_id in candidate.cause.neighbours:
+            if len(known) >= _WITH_NEIGHBOURS:
+                return found
+            if cause_id not in known:
+                known.add(cause_id)
+                score = _NEIGHBOUR * ranked[0].score
+                found.append(Candidate(catalogue[cause_id], score=score, instead_of=candidate.cause.id))
+    return found
 
 
 @cache
@@ -143,9 +189,12 @@ def _unwrap(
     if not pairs:
         return
     joined = scanner.scan(scans[0].name, [b"\n".join(pairs)])
+    drop_hearsay(joined, "")
     again = candidates(catalogue, [joined])
+    printed = is_program_output(text.decode("utf-8", "replace"))
     for cause_id, candidate in again.items():
-        if candidate.strong and cause_id not in found:
+        # Two rows of a program's table together are no person's words.
+        if candidate.strong and cause_id not in found and (candidate.said_by_program or not printed):
             found[cause_id] = candidate
             scans[0].seen.update(joined.seen)
     # Line numbers of the joined text mean nothing to the reader.
@@ -230,8 +279,10 @@ def _needed(text: str, words: int, nearest: list[Typed]) -> float:
     if not tells_of_trouble(text):
         return TYPED_NAMES_CALM
     if words >= _TOLD_WORDS and is_told(text):
-        close = len(nearest) > 1 and nearest[0].score < 1.15 * nearest[1].score
-        return TYPED_NAMES_TOLD_CLOSE if close else TYPED_NAMES_TOLD
+        ahead = nearest[0].score / nearest[1].score if len(nearest) > 1 and nearest[1].score else 9.0
+        short = TYPED_NAMES_TOLD_CLOSE if ahead < 1.15 else TYPED_NAMES_TOLD
+        long = (score for least, lead, score in TYPED_NAMES_TOLD_LONG if words >= least and ahead >= lead)
+        return min(short, *long, short)
     if len(nearest) > 1 and nearest[0].score < 1.2 * nearest[1].score:
         return TYPED_NAMES
     share = min(1.0, max(0.0, (words - 6) / 8))
@@ -243,7 +294,10 @@ def _by_lines(
 ) -> tuple[list[Candidate], list[Candidate]]:
     """For a log that no signature knows: causes whose words are nearly those of one of its error lines."""
     best: dict[str, Candidate] = {}
-    for item in error_lines(text, name, limit=60):
+    items = error_lines(text, name, limit=60)
+    if items and came_right([item.text for item in items], _below(text, items[-1].line)):
+        return [], []
+    for item in items:
         if is_quiet(item.text) or is_frame(item.text):
             continue
         line = _EXCEPTION.sub("", without_head(item.text))
@@ -262,6 +316,15 @@ def _by_lines(
     near = sorted(best.values(), key=lambda c: (-c.typed, c.cause.id))
     named = [c for c in near if c.typed >= LINE_NAMES][:3]
     return named, [] if named else [c for c in near if c.typed >= TYPED_NAMES]
+
+
+def _below(text: bytes, number: int) -> str:
+    """The text after a line, its beginning and its end."""
+    rest = text.split(b"\n", number)[number:]
+    piece = rest[0] if rest else b""
+    if len(piece) > _HEAD_BYTES:
+        piece = piece[: _HEAD_BYTES // 2] + b"\n" + piece[-_HEAD_BYTES // 2 :]
+    return piece.decode("utf-8", "replace")
 
 
 def error_lines(text: bytes, name: str, limit: int = 3) -> list[Evidence]:

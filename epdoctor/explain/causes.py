@@ -19,12 +19,13 @@ STRENGTHS = ("strong", "weak", "context", "deciding", "excluding")
 _AROUND = ("context", "deciding", "excluding")
 PERSON = "any"
 """The `program` of a signature for what people and notes of any origin say."""
-_FORMAT = 7
+_FORMAT = 8
 """Part of the cache's name: raised whenever the compiled form changes."""
 
 _REQUIRED = {"id", "title", "layer", "action", "meaning", "signatures", "fix", "references", "since"}
 _OPTIONAL = {
     "silent", "not", "consequences", "say", "tell_apart", "checks", "versions", "reports", "ambiguous_with",
+    "neighbours", "goes_on",
 }  # fmt: skip
 _SIGNATURE = {"regex", "strength", "program", "version", "example", "more_examples", "literal"}
 
@@ -67,6 +68,10 @@ class Cause:
     """How a person would type it."""
     ambiguous_with: tuple[str, ...] = ()
     """Causes that print the same text: they may rank first on its examples."""
+    neighbours: tuple[str, ...] = ()
+    """Causes that the same words may mean where no detail decides, the likeliest first."""
+    goes_on: bool = False
+    """vLLM may serve with it all the same: over a slower path, with wrong results, or until later."""
     references: tuple[str, ...] = ()
     since: str = ""
     versions: str = ""
@@ -116,6 +121,16 @@ class Catalogue:
         if cause is None:
             cause = self._built[cause_id] = _cause(self._raw[cause_id])
         return cause
+
+    @cached_property
+    def lasting(self) -> frozenset[int]:
+        """Numbers of the patterns that point to a cause with which vLLM may serve all the same."""
+        goes_on = {cause_id for cause_id, raw in self._raw.items() if raw.get("goes_on")}
+        return frozenset(
+            number
+            for number, pattern in enumerate(self.patterns)
+            if not goes_on.isdisjoint((*pattern.strong, *pattern.weak))
+        )
 
     @cached_property
     def patterns(self) -> list[Pattern]:
@@ -187,7 +202,7 @@ def validate(value: Any, path: Path, *, single: bool = True) -> None:
             refuse(f"{value.get('id')}: {key} must be a text")
     if value["action"] not in {action.value for action in Action}:
         refuse(f"action {value['action']!r} is not one of {', '.join(a.value for a in Action)}")
-    for key in ("not", "consequences", "say", "checks", "references", "ambiguous_with"):
+    for key in ("not", "consequences", "say", "checks", "references", "ambiguous_with", "neighbours"):
         _texts(value.get(key, []), key, refuse)
     fix = value["fix"]
     if not isinstance(fix, dict) or fix.keys() - {"now", "permanent", "workaround"}:
@@ -226,13 +241,14 @@ def _validate_signature(signature: Any, refuse: Any) -> None:
 def _validate_regex(regex: str, example: str, refuse: Any, *, literal: bool) -> None:
     import re2
 
-    from epdoctor.explain.match import compile_regex
+    from epdoctor.explain.match import compile_regex, spans_lines
 
     try:
         compiled = compile_regex(regex)
     except re2.error as error:
         raise refuse(f"regex {regex!r}: {error}") from error
-    if example and not any(compiled.search(line.encode()) for line in example.splitlines()):
+    texts = [example] if spans_lines(regex) and not literal else example.splitlines()
+    if example and not any(compiled.search(text.encode()) for text in texts):
         refuse(f"regex {regex!r} does not match its example {example!r}")
     if literal and not required_literals(regex):
         refuse(f"regex {regex!r} has no literal of {MIN_LENGTH} characters that every match contains")
@@ -266,6 +282,8 @@ def _cause(raw: Mapping[str, Any]) -> Cause:
         look_alikes=tuple(raw.get("not", ())),
         say=tuple(raw.get("say", ())),
         ambiguous_with=tuple(raw.get("ambiguous_with", ())),
+        neighbours=tuple(raw.get("neighbours", ())),
+        goes_on=bool(raw.get("goes_on", False)),
         references=tuple(raw["references"]),
         since=str(raw["since"]),
         versions=str(raw.get("versions", "")),

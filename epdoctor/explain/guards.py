@@ -7,30 +7,39 @@ from __future__ import annotations
 import re
 
 _ASKS = re.compile(
-    r"(?i)^\W{0,3}(how|what|which|where|who|can|could|should|may|is|are|do|does|has|have|hello|hi|please|list|show|give|tell|write|explain|describe|compare|summari[sz]e)\b|\?\W{0,3}$"
+    r"(?i)^\W{0,3}(how|what|which|where|who|can|could|should|may|is|are|do|does|has|have|hello|hi|please|list|show|give|tell|write|explain"
+    r"|describe|compare|summari[sz]e)\b|\?\W{0,3}$"
 )
 _SYMPTOM = re.compile(
-    r"(?i)error|fail|fault|exception|abort|crash|cannot|\bcan ?not|n['\u2019`]t\b|\b(do|does|did|is|are|was|ca|could|wo|would|has|have)nt\b|\bnot\b|\bno\b|never"
+    r"(?i)error|fail|(?<!de)fault|exception|abort|crash|cannot|\bcan ?not|n['\u2019`]t\b|\b(do|does|did|is|are|was|ca|could|wo|would|has"
+    r"|have)nt\b|\bnot\b|\bno\b|never"
     r"|unable|denied|refus|time[sd]? ?-?out"
     r"|invalid|missing|mismatch|differ|hang|hung|stuck|kill|dead|\bdie[sd]?\b|dying|lost|los[et]|broke|break|corrupt|exceed|exhaust|too "
     r"|slow|wrong|bad\b|drop|down\b|unknown|undefined|un(available|supported|expected|reachable)|fall|fell|gone|conflict"
-    r"|collision|forg[eo]t|leak|reset|block|reject|garbage|oom\b|out of|instead|without|only|xid|stale|empty|old\b|full\b|already"
+    r"|collision|forg[eo]t|leak|reset|block|reject|garbage|oom\b|out of|instead|without|only|xid|stale|empty|old\b|full\b|already|\bstop(s"
+    r"|ped)\b|\bassert|degrad|collaps|still (on|at)\b|\b50[234]\b|\bsits?\b"
+    r"|\bfehl|geht nicht|l(\u00e4|ae)uft nicht|startet nicht|kein[e ]|abgest(\u00fc|ue)rzt|h(\u00e4|ae)ngt|\b(\u00e9|e)chou"
+    r"|introuvable|impossible|panne\b|ne (marche|d(\u00e9|e)marre)"
 )
 _ASKS_HOW = re.compile(r"(?i)^\W{0,3}(how|what|whats|which)\b[^?]{0,400}\?")
 _FAULT = re.compile(
-    r"(?i)error|fail|fault|exception|abort|crash|cannot|\bcan ?not|\b(wo|ca|does|did|is)n['\u2019`]?t\b|unable|denied|refus|time[sd]? ?-?out"
+    r"(?i)error|fail|(?<!de)fault|exception|abort|crash|cannot|\bcan ?not|\b(wo|ca|does|did|is)n['\u2019`]?t\b|unable|denied|refus|time[sd]? ?-?out"
     r"|invalid|missing|mismatch|hang|hung|stuck|kill|dead|\bdie[sd]?\b|lost|broke|corrupt|slow|wrong|garbage|oom\b|out of|xid"
 )
 """The clearer ones: "how many ...? not deployed yet" tells of none."""
 _CALM = re.compile(
-    r"(?i)\bnothing (is |was )?(broken?|wrong|failed|crashed|urgent)|\beverything (runs|works|is (fine|ok|good|green))|\ball (is )?(good|fine|green)\b"
-    r"|\bno (problem|issue)s?\b|\bjust (asking|planning|curious|wondering)"
+    r"(?i)\bnothing (is |was )?(broken?|wrong|fail(ed|ing)|crash(ed|ing)|urgent)|\beverything (runs|works|is (fine|ok|good|green))|\ball (is )?(good"
+    r"|fine|green)\b"
+    r"|\bno (problem|issue|error|failure|fault)s?\b|\bjust (asking|planning|curious|wondering)"
+)
+_FINE = re.compile(
+    r"(?i)\b(runs?|running|works?|working)( just| quite)? (fine|well|ok|good|great|perfectly)\b"
 )
 _PROGRAM = re.compile(
     r"(?m)^\W{0,3}[\w.]{0,80}(Error|Exception|Warning)(:|\W{0,3}$)"
     r"|^\W{0,3}(INFO|WARN(ING)?|ERROR|DEBUG)\b|\b(NCCL|NVSHMEM|NIXL|UCX) +(INFO|WARN|ERROR|DEBUG|DIAG|TRACE)\b|\bINFO\b.{0,40}\["
     r"|^\([A-Z]\w{2,60} (rank=\d{1,5} )?pid=\d{1,10}\) |\b(WARNING|ERROR|DEBUG|CRITICAL)\b.{0,40}\[\w{1,60}\.py:\d{1,6}\]"
-    r"|^usage: |^\w[\w .\-]{0,40}: error: |^\[ {0,6}\d{1,8}\.\d{1,9}\] |^\[\d{10}\.\d{1,9}\] |\bkernel: "
+    r"|^usage: |^(error|fatal|warning): |^\w[\w .\-]{0,40}: error: |^\[ {0,6}\d{1,8}\.\d{1,9}\] |^\[\d{10}\.\d{1,9}\] |\bkernel: "
     r"|\b[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.\d\b|^[IWEF]\d{4} \d\d:\d\d|^\d{4}-\d\d-\d\d[ T]\d\d:\d\d"
     r"|^(Successfully (installed|built)|Requirement already satisfied|Collecting |Installing collected) ?"
     r"|^\[\w{2,12}\] (Rank|rank) \d"
@@ -40,23 +49,103 @@ _COLLECTOR = re.compile(r"^\d{4}-\d\d-\d\dT[\d:.]{8,20}(Z|[+-]\d\d:\d\d) (stdout
 _STRUCTURED = re.compile(
     r"^\s{0,40}[\w./\-\[\]() ]{1,60}\s{0,60}[=:]\s{0,4}\S|^[$#>] |\(-\w\) |\S(\t| {3,})\S|^[|+\-]|^\s{0,40}[\w.\-/]{1,60}=\S"
 )
+_ROW = re.compile(
+    r"^\s{0,40}[\w./\-()\[\] ]{1,60}(\s{0,60}[:=]\s{1,20}|\s{2,60}|\.{3,60} ?)\S{1,40}( \S{1,20}){0,3}$"
+)
+_PROMPT = re.compile(r"^(\[?[\w.\-]{1,40}@[\w.\-]{1,60}[: ][^$#]{0,60}\]?)?[$#] ?[a-z./]\S{1,80}( |$)")
+"""A command at a shell's prompt."""
 _SETTING = re.compile(r"^\s{0,40}(export )?[\w.\-/]{3,80} ?= ?\S{1,200}$")
 _FAULT_COUNT = re.compile(
     r"(?i)^[\w \t\-/().\[\]#]{0,80}(error|fail|exceed|uncorr|correct|pending|slowdown|retired|drop|down|discard|pressure|blacklist"
-    r"|violation|overrun|invalid)[\w \t\-/()]{0,40}(\s?:\s{1,20}|\s=\s{1,20}|[:.]*\.{3,80}|\t|\s{3,60})"
+    r"|violation|overrun|invalid|xid)[\w \t\-/()]{0,40}(\s?:\s{1,20}|\s=\s{1,20}|[:.]*\.{3,80}\s{0,3}|\t|\s{3,60})"
     r"(0|0x0+|no|none|n/a|false|pass|not active|inactive|disabled|0 ok)\W{0,3}$"
 )
+_ZERO_COUNTER = re.compile(
+    r"(?i)^\s{0,40}(?=[\w.\-]{0,60}(err|fail|exceed|corr|drop|down|discard|timeout|retr|nak|viol|overrun|out_of|duplicate|invalid|lost"
+    r"|xid|sequence|symbol|flap|replay))[a-z][\w.\-]{2,80}(\s{1,60}|\s?[:=]\s{0,20})(0|0x0{1,16})\s{0,8}$"
+)
+"""One name and a zero: "local_ack_timeout_err 0"."""
 _ZERO = re.compile(
     r"(?i)\b[\w.]{0,60}(err|error|errors|down|downed|drops?|dropped|discards?|discarded|timeouts?|failures?|failed|retries)(_\w{1,30})?"
-    r"\s{0,3}[:= ]\s{0,3}0\b(?![.,]\d)|\bno (errors?|failures?|faults?|problems?|issues?)( (found|detected|reported|seen))?\b"
+    r"\"?\s{0,3}[:= ]\s{0,3}(0|false)\b(?!\.\d)|\bno (errors?|failures?|faults?|problems?|issues?)( (found|detected|reported|seen))?\b"
 )
 """The same within a line."""
+_NIL = r"(0|0x0+|0\.0+|no|none|n/a|\[n/a\]|false|pass(ed)?|not active|inactive|ok)"
+_ENDS_IN_NIL = re.compile(r"(?i)((?:[ \t:=|,]{1,60}|\.{3,80} ?)" + _NIL + r"){1,32}[\s|,;]{0,60}$")
+_COUNTED = re.compile(
+    r"(?i)(error|\berrs?\b|_errs?(_|\b)|\bdown(ed)?\b|_down(ed)?(_|\b)|drop|discard|failures?\b|\bfailed\b|_failed\b|exceeded|nak_retry|crc"
+    r"|replay|slowdown|xid|flap"
+    r"|correctable|\blost\b|violation|overrun|out_of_|retrans|restarts?\b|health|timeouts?_err|timeouts\b|\berr\b|failure|access timeout"
+    r"|remap|threshold|recover|drained)"
+)
+"""What counters of faults are called: `rdma statistic`, `ethtool -S`, perfquery, nvidia-smi, DCGM, a shift's report."""
+_NUMBER_LAST = re.compile(r"[\s,:=|]\d{1,20}$")
+_SAYS = re.compile(
+    r"(?i)\b(cannot|unable|could not|can't|failed (to|with)|returned|exited|with|works|fails|because|but|was|got)\b|denied|refused"
+    r"|(?-i:^[A-Z][A-Z0-9_]{2,80}=)"
+)
+_NONE_OF = re.compile(
+    r"(?i)(?<![\w.:/\-=])0 (?=[^,.;\n]{0,30}(xid|error|fallen|failed|failures|lost|dropped|ecc\b|retries|timeouts|flaps|warnings))[^,.;\n]{1,40}"
+)
+_PAIR = re.compile(
+    r"(?<![\w.\-])(errors:? )?\"?[a-z0-9_]{0,40}(xid|fatal|err|ecc|dbe|sbe|crc|fail|throttl|lost|drop|down|retrans|replay|remap|restarts|flap)[a-z0-9_]{0,40}\"?"
+    r"\s{0,3}[ :=]\s{0,3}\"?(0|none|false)\b(?=\"?(\s{0,4}$|\s{2}|[,;}\]]|\s\w{1,40}=))"
+)
+"""In a sentence: "512 GPUs, 0 Xid 79, 0 NVLink errors"."""
+_SAMPLE = re.compile(r"^[a-zA-Z_:]\w{2,120}\{[^}]{0,400}\} 0(\.0)?\s{0,4}(\d{10,16})?$")
+"""A sample in the text format of Prometheus: counters of faults, and never `up`."""
+_RUNS = re.compile(
+    r"^\s{0,8}\S{1,160}\s{1,80}((\d{1,4})/\2\s{1,40}Running|0/\d{1,4}\s{1,40}Completed)\s{1,40}0\s"
+)
+"""A row of `kubectl get pods`: all containers run, none was started again."""
+_MAY_BE_HEALTHY = re.compile(
+    r"(?i)(?<![\w.])(0|0x0+|no|none|n/a|false|pass(ed)?|inactive|not active|disabled|ok)\b|0\s{0,8}$|resolved|cleared|/\d{1,4}\s{1,40}(Running|Completed)|\d{3}\.\d{2}"
+)
+"""One search instead of ten for the lines of a log, most of which report a fault."""
+_RESOLVED = re.compile(r"(?i)^\W{0,3}((alert|incident|alarm)s? )?(resolved|cleared)\b")
+"""How an alert manager heads what is over."""
+_VERSION = re.compile(r"(?<![\d.])\d{3}\.\d{2,3}(?:\.\d{2})?(?![\d.]*\d)")
+_AGREES = re.compile(r"(?i)\b(nothing|no(ne)?) (differs?|difference|mismatch)\b")
+_FOREIGN = re.compile(
+    r"^(\S{1,40} \S{1,40} )?(\w{3} {1,2}\d{1,2} [\d:]{8} \S{1,80} )?(nginx|psql|pg_\w{2,20}|postgres|mysqld?|mariadbd?|redis(-server|-cli)?"
+    r"|mongod|npm|yarn|pnpm|javac?|mvn"
+    r"|gradle|terraform|svn|apache2?|httpd|php(-fpm)?|gem|haproxy|traefik|caddy|elasticsearch|kafka|zookeeper|rabbitmq(-server)?"
+    r"|postfix\S{0,20}|dovecot|sshd"
+    r"|grafana(-server)?|jenkins|gitlab-runner|minio|vault|consul|named|squid|samba|smbd|cupsd)(\[\d{1,10}\])?: |^npm ERR!"
+    r"|^\d{4}/\d\d/\d\d [\d:]{8} \[\w{3,8}\] \d{1,10}#\d{1,10}: "
+    r"|^Exception in thread \"|^java\.|^\s{1,8}at (java|org|com|sun)\."
+    r"|^Caused by: (java|org|com)\.|^Error: error (creating|configuring|acquiring)|^\W{0,3}Error: .{0,60}\bterraform\b|^ORA-\d"
+)
+"""Programs that have no part in serving: what they say of ports and peers is their own affair."""
+_OWN_FRAME = re.compile(r'(?m)^\s{0,12}File "([^"\n]{1,300})", line \d')
+_STACK_PATH = re.compile(
+    r"(?i)/(site|dist)-packages/|vllm|sglang|deep_?ep|deep_?gemm|flashinfer|nixl|nvshmem|ray/|torch/|mooncake|lmcache|dynamo|nccl|pplx|<"
+)
+_HOME = re.compile(r"(?i)^/(home|Users)/|notebook|ipykernel|\bscratch/")
+_OWN_AFFAIR = re.compile(r"(?i)OutOfMemoryError|out of memory|\b(requests|httpx|aiohttp|urllib3|openai)\.\w")
+_NIL_VALUE = re.compile(r"(?i)^" + _NIL + "$")
+_IDENTIFIER = re.compile(
+    r"\b[A-Z][A-Z0-9]{0,30}(?:_[A-Z0-9]{1,30}){1,12}\b|(?<!\S)--[a-z][\w\-]{1,60}|\bdifference between\b"
+)
+"""A setting's name may hold any word: VLLM_ENGINE_READY_TIMEOUT_S tells of no timeout."""
+_ASKS_MODAL = re.compile(
+    r"(?i)^\W{0,3}(can|could|should|may|do|must|shall|is it|would it|would) (i|we|one|you|it|worth)\b[^?]{0,400}\?"
+)
+_SAID_SO = re.compile(r"(?i)\b(says?|prints?|complains?|got|but)\b")
+_SAID = re.compile(r"(?i)\b(but|however|says?|said|prints?|gives?|got|gets?|still|since|n['\u2019]t)\b")
+_GOES_WELL = re.compile(
+    r"(?i)\b(jobs?|everything|all|it|they|nodes?|pods?|things|cluster|service|this|that)( \w{1,20}){0,3} (runs?|works?|working|running"
+    r"|serves?|goes|going)( \w{1,12}){0,1} (fine|well|ok|good|great|smoothly)\b"
+    r"|\b(works|runs|worked) (fine|well|great|ok)\b|\b(everything|all) (is )?green\b|\bfor all\b|\b(\d{1,4})/\d{1,4} (for|on|in) all\b"
+    r"|\btests? passed\b|\bno cluster\b"
+)
 _TELLS = re.compile(
     r"^(we|our|my|i|im|ive|me|us|but|still|now|again|fine|ok|works|worked|same|after|since|why"
     r"|everything|nothing|never|only|just|other|another|one|both|every|when|until|then|says|say|said"
     r"|gives|got|get|goes|does|did|want|wants|need|tried|thats|its|cant|wont|doesnt|isnt|dont|didnt|so"
     r"|because|bc|w|pls|thx|ours|they|yesterday|today|before|although|even|somehow|suddenly|sometimes"
-    r"|always|old|new|which|what|how|should|am|have|has|had|without|too|there|here)$"
+    r"|always|old|new|which|what|how|should|am|have|has|had|without|too|there|here"
+    r"|wir|unser|unsere|nach|seit|nicht|mehr|wieder|immer|aber|ist|wird|kein|nous|nos|mais|sur|les|est|pas|depuis|apr(\u00e8)?s)$"
 )
 """Words that people use when they tell something, and programs hardly ever print."""
 _TOLD_WORDS = 2
@@ -70,10 +159,15 @@ def asks_only(text: str) -> bool:
     plain = text.strip()
     if "\n" in plain:
         return False
-    if "?" in plain and _CALM.search(plain[:2000]):
-        return True
-    if _ASKS_HOW.search(plain[:600]):
+    plain = _IDENTIFIER.sub("x", plain[:4000])
+    if "?" in plain and _CALM.search(plain) and not _FAULT.search(_CALM.sub(" ", plain)):
+        return True  # "no errors, only planning"; but "it hangs with no error?" tells of one
+    if _ASKS_HOW.search(plain[:600]) or ("?" in plain and _GOES_WELL.search(plain[:2000])):
         return not _FAULT.search(plain[:2000])
+    if _ASKS_MODAL.search(plain[:600]) and not _SAID.search(plain[:2000]):
+        return not _FAULT.search(plain[:2000])
+    if _SAID_SO.search(plain[:2000]):
+        return False
     return bool(_ASKS.search(plain[:600])) and not _SYMPTOM.search(plain[:2000])
 
 
@@ -84,7 +178,37 @@ def is_program_output(text: str) -> bool:
         return True
     if len(lines) == 1:
         return bool(_SETTING.match(lines[0]))
+    if _PROMPT.match(lines[0][:200]) if lines else False:
+        return True
     return 2 * sum(bool(_STRUCTURED.search(line[:400])) for line in lines) >= len(lines)
+
+
+def names_fault(text: str) -> bool:
+    """Whether a clear word of a fault is in it: fails, dies, refused, hangs."""
+    return bool(_FAULT.search(_IDENTIFIER.sub(" ", text[:4000])))
+
+
+def is_foreign(line: str) -> bool:
+    """Printed by a program that is no part of serving: a web server, a database, a build tool."""
+    return bool(_FOREIGN.match(line[:300]))
+
+
+def is_own_script(text: str) -> bool:
+    """A traceback that only has frames of a person's own script."""
+    frames = _OWN_FRAME.findall(text[:20_000])
+    return bool(frames) and all(_HOME.search(path) and not _STACK_PATH.search(path) for path in frames)
+
+
+def may_be_own(line: str) -> bool:
+    """A GPU's memory ran out, or a client of a web service failed: whose fault that is, only the frames say."""
+    return bool(_OWN_AFFAIR.search(line[:400]))
+
+
+def is_table(text: str) -> bool:
+    """Names and values, one pair a line: such lines are whole, and two of them say nothing together."""
+    lines = [line for line in text[:8000].splitlines() if line.strip()]
+    rows = sum(bool(_ROW.match(line[:200])) for line in lines)
+    return rows >= 3 and 2 * rows >= len(lines)
 
 
 def is_log_line(line: str) -> bool:
@@ -98,8 +222,49 @@ def tells_of_trouble(text: str) -> bool:
 
 
 def is_healthy(line: str) -> bool:
-    """A counter or state named after a fault that says there is none: "Uncorrectable Error : 0"."""
-    return bool(_FAULT_COUNT.match(line[:400]))
+    """A counter or state named after a fault that says there is none: "Uncorrectable Error : 0".
+
+    Also a pod whose containers all run, and parts whose versions are the same."""
+    shown = line[:400].rstrip()
+    if not _MAY_BE_HEALTHY.search(shown):
+        return False
+    if (
+        _FAULT_COUNT.match(shown)
+        or (_ZERO_COUNTER.match(shown[:200]) and not _SAYS.search(shown))
+        or _RUNS.match(shown)
+    ):
+        return True
+    if _RESOLVED.match(shown):
+        return True
+    if _SAMPLE.match(shown):
+        return bool(_COUNTED.search(shown.partition("{")[0].replace("_", " ").lower()))
+    rest = _PAIR.sub(" ", _NONE_OF.sub(" ", shown))
+    if rest != shown and _COUNTED.search(shown) and not (_FAULT.search(rest) or _SAYS.search(rest)):
+        return True
+    end = _ENDS_IN_NIL.search(shown)
+    if end is not None and "==" not in end[0]:
+        name = shown[: end.start()]
+        return (
+            len(name.split()) <= 8
+            and not _NUMBER_LAST.search(name)
+            and bool(_COUNTED.search(name))
+            and not _SAYS.search(name)
+        )
+    versions = _VERSION.findall(shown)
+    return len(versions) > 1 and len(set(versions)) == 1 and not _SYMPTOM.search(_AGREES.sub(" ", shown))
+
+
+def counts_faults(text: str) -> bool:
+    """Names a counter of faults: a table's head, or the command that reads it."""
+    return bool(_COUNTED.search(text[:400]))
+
+
+def is_nothing(line: str) -> bool:
+    """A row of values that are all zero, no, or not there; the first may be a number that names the row."""
+    values = [value.strip() for value in line[:400].split(",")]
+    if len(values) > 1 and values[0].isdigit():
+        values = values[1:]
+    return all(_NIL_VALUE.match(value) for value in values)
 
 
 def without_healthy(text: str) -> str:
@@ -122,8 +287,10 @@ def has_words(text: str) -> bool:
 
 
 def says_all_is_well(text: str) -> bool:
-    """Faults are named only to say that there are none."""
-    return _ZERO.search(text) is not None and not tells_of_trouble(text)
+    """Faults are named only to say that there are none, or all is said to run."""
+    told = _ZERO.search(text) is not None or any(is_healthy(line.rstrip()) for line in text.splitlines())
+    told = told or ("\n" not in text.strip() and _GOES_WELL.search(text[:2000]) is not None)
+    return told and not tells_of_trouble(text)
 
 
 def is_bare_name(text: str) -> bool:

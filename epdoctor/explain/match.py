@@ -10,7 +10,7 @@ MAX_LINE = 64 * 1024
 
 
 @cache
-def _options() -> Any:
+def _options(across: bool = False) -> Any:
     import re2
 
     options = re2.Options()
@@ -18,7 +18,7 @@ def _options() -> Any:
     # Bytes as they are: a log may hold any encoding, and a bad byte must not hide the rest of its line.
     options.encoding = re2.Options.Encoding.LATIN1
     # No match goes over a line's end, whatever a signature's \s or [^)] would allow.
-    options.never_nl = True
+    options.never_nl = not across
     options.log_errors = False
     options.max_mem = 4 << 20
     return options
@@ -29,7 +29,12 @@ def compile_regex(regex: str) -> Any:
     """For `search(bytes)`; ^ and $ are a line's ends. Raises re2.error."""
     import re2
 
-    return re2.compile(b"(?m)" + regex.encode(), _options())
+    return re2.compile(b"(?m)" + regex.encode(), _options(spans_lines(regex)))
+
+
+def spans_lines(regex: str) -> bool:
+    """Whether the signature names a line's end: what lies around a hit may be said by two lines together."""
+    return "\\n" in regex
 
 
 def line_at(text: bytes, start: int, end: int) -> tuple[int, int]:

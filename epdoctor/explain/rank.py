@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from epdoctor.explain.causes import Catalogue, Pattern
-from epdoctor.explain.guards import is_healthy, is_log_line
+from epdoctor.explain.guards import is_log_line
 from epdoctor.explain.match import clip, compile_regex, line_at
 from epdoctor.explain.result import CERTAIN, LIKELY, POSSIBLE, Candidate, CheckResult, Evidence
 from epdoctor.explain.scan import Hit, Scan
@@ -65,8 +65,6 @@ def candidates(catalogue: Catalogue, scans: list[Scan]) -> dict[str, Candidate]:
             pattern = patterns[number]
             # Stack frames say where, the line below them says what.
             hit = next((h for h in seen.hits if not is_frame(h.text)), seen.hits[0])
-            if is_healthy(hit.text):
-                continue
             frame = is_frame(hit.text)
             phrase = pattern.phrase and is_log_line(hit.text)
             quiet = all(is_quiet(h.text) for h in seen.hits)
@@ -169,6 +167,7 @@ def _score(candidate: Candidate, points: list[_Point], scans: list[Scan]) -> Non
     candidate.context = len(contexts) + len(deciding)
     candidate.evidence.extend(deciding + contexts)
     candidate.strong += bool(deciding)
+    candidate.said_by_program |= bool(deciding)
     if _contexts(candidate, "excluding", scans):
         score -= EXCLUDING
     score += CONTEXT * min(len(contexts), 3) + DECIDING * bool(deciding)
@@ -208,6 +207,7 @@ def _context(
             match = compiled.search(text)
             if match is not None:
                 start, end = match.span()
+                end = min(end, text.find(b"\n", start, end) % (len(text) + 1))
                 begin, stop = line_at(text, start, end)
                 line = window.line_of(begin)
                 return Evidence(

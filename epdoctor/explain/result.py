@@ -80,6 +80,8 @@ class Candidate:
     first_rank: str = ""
     """The rank that has it first: by time, or by order where a line has no time."""
     check_results: list[CheckResult] = field(default_factory=list)
+    instead_of: str = ""
+    """Id of the named cause whose neighbour this is: no line of its own, only the same words."""
 
     @property
     def confidence(self) -> float:
@@ -95,6 +97,7 @@ class Candidate:
             "score": round(self.score, 2),
             "confidence": self.confidence,
             "certainty": self.certainty,
+            "instead_of": self.instead_of,
             "meaning": cause.meaning,
             "evidence": [item.to_json() for item in self.evidence],
             "consequences": [item.to_json() for item in self.consequences],

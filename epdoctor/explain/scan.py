@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from epdoctor.explain.causes import Pattern
+from epdoctor.explain.guards import is_healthy
 from epdoctor.explain.match import MAX_LINE, clip, compile_regex, line_at
 from epdoctor.explain.sieve import Automaton, Found, Sieve
 from epdoctor.explain.speakers import Speaker, speaker
@@ -25,6 +26,8 @@ _KEPT = 5
 _ENOUGH = 20
 """Lines counted of each pattern, and so many more after each new rank that prints it."""
 _MAX_RANKS = 1024
+_MOST_HEALTHY = 500
+"""Counters at zero passed over for each pattern, so that the one behind them that is not is found."""
 _OVERLAP = 4 * 1024
 _SPOKEN_BYTES = 1024 * 1024
 """A person's words are sought in this much of a log only: nobody types more, and programs' lines are full of them."""
@@ -40,6 +43,10 @@ _QUOTED = (
     b'"prompt":',
     b'"messages":',
     b"'messages':",
+    b"user message",
+    b"user prompt",
+    b"prompt contained",
+    b"user asked",
 )
 """Marks of a line that logs what a user asked a model: errors in it are not this machine's."""
 _LOWER = bytes(range(256)).lower().replace(b"\r", b"\n").replace(b"\0", b" ")
@@ -68,6 +75,8 @@ class Seen:
     """Who wrote these lines: the time (inf where there is none) and number of its first one."""
     settled: int = 0
     """`count` when the last new rank showed."""
+    healthy: int = 0
+    """Lines that matched but say there is no fault, beyond the first: not kept."""
 
 
 @dataclass
@@ -92,6 +101,8 @@ class Scan:
     windows: list[Window] = field(default_factory=list)
     lines: int = 0
     size_bytes: int = 0
+    tail: bytes = b""
+    """The log's end."""
 
 
 class Scanner:
@@ -120,6 +131,7 @@ class Scanner:
         if rest:
             run.chunk(rest)
             run.result.lines += not rest.endswith((b"\n", b"\r"))
+        run.result.tail = run.tail
         return run.result
 
 
@@ -232,9 +244,13 @@ class _Run:
         if seen is None:
             seen = self.result.seen[number] = Seen()
         if len(seen.hits) < _KEPT:
+            shown = clip(text.replace(b"\r", b"\n"), *span)
+            if seen.hits and seen.healthy < _MOST_HEALTHY and is_healthy(shown):
+                seen.healthy += 1
+                return
             line = self._line_of(data, begin)
             window = self._window(line, data, begin, stop) if len(seen.hits) < 2 else -1
-            seen.hits.append(Hit(number, line, clip(text.replace(b"\r", b"\n"), *span), window))
+            seen.hits.append(Hit(number, line, shown, window))
         self._count(number, seen, data, begin, stop)
 
     def _line_of(self, data: bytes, position: int) -> int:

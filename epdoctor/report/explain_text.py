@@ -52,7 +52,10 @@ class ExplainText(Layout):
             yield from self._nothing()
             return
         yield from self._cause(answer.results[0])
-        others = answer.results[1:]
+        others = [c for c in answer.results[1:] if not c.instead_of or c.check_results]
+        for index, candidate in enumerate(c for c in answer.results[1:] if c not in others):
+            text = f"{sanitize(candidate.cause.title)} ({candidate.cause.id})"
+            yield from self.field("or else" if index == 0 else "", text)
         for candidate in others if self.verbose else others[: _MAX_SHOWN - 1]:
             yield ()
             if self.verbose:

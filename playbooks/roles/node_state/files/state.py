@@ -317,7 +317,11 @@ def weaker_drop_ins(paths):
 def units():
     """Loaded units of UNITS; `stale`: it runs since before our drop-in was written; `weaker`: weaker_drop_ins."""
     names = ["%s.service" % unit for unit in UNITS]
-    argv = ["systemctl", "show", "--property=Id,LoadState,ActiveState,MainPID,NeedDaemonReload,DropInPaths"] + names
+    argv = [
+        "systemctl",
+        "show",
+        "--property=Id,LoadState,ActiveState,MainPID,NeedDaemonReload,DropInPaths",
+    ] + names
     try:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL)  # fmt: skip

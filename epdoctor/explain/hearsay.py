@@ -1,0 +1,164 @@
+"""Take out of a scan what is no report of a fault: values at zero, mentions, tries that succeeded. Pure.
+
+Only lines that a signature matched are looked at, a few of each signature: nothing here grows with a log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+
+from epdoctor.explain.documents import fails_tests, is_about_errors, is_command, is_mention, passes_tests
+from epdoctor.explain.guards import counts_faults, is_foreign, is_healthy, is_nothing
+from epdoctor.explain.recovery import is_link_down, is_mild, is_success, may_recover, served, went_well
+from epdoctor.explain.scan import Hit, Scan
+
+_FOLLOWING = 8
+"""Lines below a command or a table's head that are its values."""
+
+
+_PROBE = re.compile(r"\b(Readiness|Startup|Liveness) probe (failed|errored)")
+_READY = re.compile(r"(?m)^\s{1,8}Ready\s{1,30}True\b")
+_NOT_READY = re.compile(r"(?m)^\s{1,8}Ready:?\s{1,30}False\b|^\s{1,8}Restart Count:\s{1,20}([2-9]|\d\d)")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was taken out of a scan."""
+
+    about_errors: bool
+    """The text as a whole only speaks about errors."""
+    dropped: bool
+    """Whether a signature lost all its lines."""
+
+
+def drop_hearsay(scan: Scan, text: str, lasting: Container[int] = ()) -> Heard:
+    """Remove from `scan` the hits that are no report.
+
+    `text`: the log, or its beginning where it is long. `lasting`: patterns of faults with which a service runs all
+    the same; it served, so the others were none."""
+    if passes_tests(text):
+        dropped = bool(scan.seen)
+        scan.seen.clear()
+        return Heard(True, dropped)
+    about = is_about_errors(text) and not fails_tests(text)
+    before = len(scan.seen)
+    well: dict[int, bool] = {}
+    for number, seen in list(scan.seen.items()):
+        kept = [hit for hit in seen.hits if not _is_hearsay(hit, scan, about)]
+        if _all_tries(kept, seen.count):
+            tries = [hit for hit in kept if not is_success(hit.text)]
+            last = max(tries, key=lambda hit: hit.line)
+            if last.line not in well:
+                well[last.line] = went_well(_below(scan, last))
+            if well[last.line]:
+                kept = []
+        if kept:
+            seen.hits = kept
+        else:
+            del scan.seen[number]
+    _drop_served(scan, lasting)
+    return Heard(about, len(scan.seen) < before)
+
+
+def _drop_served(scan: Scan, lasting: Container[int]) -> None:
+    """Information and warnings of what would have kept the service from coming up, where it came up below them."""
+    mild = [
+        (max(hit.line for hit in seen.hits), number)
+        for number, seen in scan.seen.items()
+        if number not in lasting and all(is_mild(hit.text) for hit in seen.hits)
+    ]
+    forgiven: set[str] = set()
+    for _, number in sorted(mild, reverse=True):
+        hits = scan.seen[number].hits
+        if served(_above(scan, hits[0])):
+            continue
+        if went_well(_below(scan, max(hits, key=lambda hit: hit.line)), forgiven):
+            forgiven.update(hit.text.strip() for hit in hits)
+            del scan.seen[number]
+
+
+def without_hearsay(text: str) -> str:
+    """A short text without the lines that are no report of a fault."""
+    lines = text.splitlines()
+    kept = []
+    for number, line in enumerate(lines):
+        if is_healthy(line.rstrip()) or is_foreign(line) or is_mention(line, False):
+            continue
+        if (is_command(line) or _is_head(line)) and counts_faults(line):
+            if _all_nil(lines[number + 1 : number + 1 + _FOLLOWING]):
+                continue
+        elif may_recover(line) and went_well("\n".join(lines[number + 1 :])):
+            continue
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def came_right(texts: list[str], after: str) -> bool:
+    """Whether all these lines are tries that failed, and what comes below them says that one succeeded."""
+    return bool(texts) and all(may_recover(text) for text in texts) and went_well(after)
+
+
+def _all_tries(hits: list[Hit], count: int) -> bool:
+    if count == 1 and len(hits) == 1 and is_link_down(hits[0].text):
+        return True
+    return any(may_recover(hit.text) and not is_success(hit.text) for hit in hits) and all(
+        may_recover(hit.text) or is_success(hit.text) for hit in hits
+    )
+
+
+def _is_hearsay(hit: Hit, scan: Scan, about: bool) -> bool:
+    if is_healthy(hit.text) or is_foreign(hit.text) or is_mention(hit.text, about):
+        return True
+    if _PROBE.search(hit.text) and _is_ready(scan, hit):
+        return True
+    if not (is_command(hit.text) or _is_head(hit.text)) or not counts_faults(hit.text):
+        return False
+    return _all_nil(_below(scan, hit, 4000).splitlines()[:_FOLLOWING])
+
+
+def _all_nil(below: list[str]) -> bool:
+    """The values under a command or a table's head, up to the next one: all are zero or tell of no fault."""
+    values = [line for line in below if line.strip() and not is_command(line) and not _is_head(line)]
+    return bool(values) and all(is_healthy(line.rstrip()) or is_nothing(line) for line in values)
+
+
+def _is_ready(scan: Scan, hit: Hit) -> bool:
+    """`kubectl describe` of a pod that is ready now: its events tell of the time before."""
+    if hit.window < 0:
+        return False
+    text = scan.windows[hit.window].text.decode("utf-8", "replace")
+    return bool(_READY.search(text)) and not _NOT_READY.search(text)
+
+
+def _is_head(line: str) -> bool:
+    """Names in a row, as above a table of comma-separated values."""
+    names = line.split(",")
+    return len(names) > 1 and all(0 < len(name.split()) <= 2 and not name.strip().isdigit() for name in names)
+
+
+def _above(scan: Scan, hit: Hit) -> str:
+    """What is kept of the log before the hit's line."""
+    for window in scan.windows:
+        if window.first_line <= hit.line <= window.first_line + window.text.count(b"\n"):
+            lines = window.text.replace(b"\r", b"\n").split(b"\n")[: hit.line - window.first_line]
+            return b"\n".join(lines).decode("utf-8", "replace")
+    return ""
+
+
+def _below(scan: Scan, hit: Hit, size: int = 1 << 16) -> str:
+    """What is kept of the log after the hit's line: the window around it, and the log's end."""
+    for window in scan.windows:
+        last = window.first_line + window.text.count(b"\n")
+        if not window.first_line <= hit.line <= last:
+            continue
+        start = 0
+        for _ in range(hit.line - window.first_line + 1):
+            start = window.text.find(b"\n", start) + 1
+            if not start:
+                return ""
+        piece = window.text[start : start + size]
+        if last < scan.lines - 1 and size > 4000:
+            piece += b"\n" + scan.tail
+        return piece.replace(b"\r", b"\n").decode("utf-8", "replace")
+    return ""

@@ -1,0 +1,166 @@
+"""What only names an error, stands at zero or came right in the end is no report of a fault; what looks like it, is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epdoctor.explain.answer import explain_text
+from epdoctor.explain.documents import is_about_errors, is_mention
+from epdoctor.explain.guards import is_healthy, is_nothing
+from epdoctor.explain.hearsay import without_hearsay
+from epdoctor.explain.recovery import may_recover, went_well
+
+BUFFER = "cannot register cq buf"
+RETRY = "INFO:etcd:connect to 10.0.0.5:2379 failed (connection refused), retrying in 2s (1/10)"
+
+
+def named(text: str) -> list[str]:
+    return [candidate.cause.id for candidate in explain_text(text.encode()).results]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'## 1.2.0\n- fix: say what "{BUFFER}" means\n- docs: memlock\n',
+        f"77fe012 test: cover {BUFFER}\n90c1d7e docs: memlock\n",
+        f"commit 9f2d1c07aa31\nAuthor: A <a@example.org>\n\n    say the limit in {BUFFER}\n",
+        f'@@ -1,2 +1,3 @@\n+    if "{BUFFER}" in line:\n+        return "memlock"\n',
+        f'nit: the hint for "{BUFFER}" is misleading on dma-buf systems, otherwise LGTM',
+        f'static const char *errs[] = {{\n    "{BUFFER}",\n    NULL,\n}};\n',
+        f"usage: run [-h]\n\noptions:\n  --big-lock   avoids {BUFFER} (default: off)\n",
+        "tests/test_text.py::test_cannot_register_cq_buf PASSED [100%]",
+        f"grep -rn '{BUFFER}' /var/log/vllm",
+    ],
+    ids=["changelog", "history", "commit", "diff", "review", "source", "help", "passed test", "search"],
+)
+def test_text_about_errors_names_no_cause(text: str) -> None:
+    assert named(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"we get `{BUFFER}` on every start since the upgrade",
+        f"### Describe the bug\nDies at start.\n### Logs\nibgda.cpp:1454: non-zero status: 7 {BUFFER}.\n",
+        f"CHANGELOG of our cluster\n- new image\n- all decode pods crash with this:\n  ibgda.cpp:1454: {BUFFER}\n",
+        f"usage: run [options]\n  --nodes N   nodes (default: 2)\nibgda.cpp:1454: non-zero status: 7 {BUFFER}.",
+        f"tests/test_ep.py::test_ll FAILED [100%]\nE   RuntimeError: {BUFFER}\n=== 1 failed, 7 passed in 2 s ===",
+        f"$ kubectl logs decode-0 | grep buf\nibgda.cpp:1454: non-zero status: 7 {BUFFER}.",
+    ],
+    ids=["quoted ticket", "issue template", "list with a log", "refused arguments", "failed test", "found"],
+)
+def test_report_in_the_form_of_a_document_is_explained(text: str) -> None:
+    assert named(text)[:1] == ["memlock-limit"]
+
+
+def test_log_in_json_is_no_source() -> None:
+    text = '{"msg":"NVRM: Xid (PCI:0000:9b:00): 79, GPU has fallen off the bus."}\n{"msg":"a"}\n{"msg":"b"}\n'
+    assert not is_about_errors(text)
+    assert named(text)[:1] == ["xid-79-fallen-off-bus"]
+
+
+def test_retry_that_succeeded_names_no_cause() -> None:
+    assert (
+        named(f"{RETRY}\n{RETRY}\nINFO:etcd:connected to 10.0.0.5:2379\nINFO:router:serving on :8000\n") == []
+    )
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "",
+        "ERROR:router:could not reach etcd, giving up",
+        "INFO:x:connected\nERROR:etcd:lease lost, shutting down",
+    ],
+    ids=["nothing", "gave up", "lost again"],
+)
+def test_retry_without_a_good_end_is_explained(after: str) -> None:
+    assert named(f"{RETRY}\n{RETRY}\n{after}")[:1] == ["etcd-unreachable"]
+
+
+def test_crash_after_a_healthy_start_is_explained() -> None:
+    start = "INFO:     Application startup complete.\n"
+    xid = "NVRM: Xid (PCI:0000:9b:00): 79, GPU has fallen off the bus."
+    assert named(start + xid)[:1] == ["xid-79-fallen-off-bus"]
+
+
+def test_success_far_below_a_retry_is_found_in_the_logs_end() -> None:
+    filler = b'INFO:     10.0.0.9:4 - "GET /metrics HTTP/1.1" 204\n' * 40_000
+    log = RETRY.encode() + b"\n" + filler
+    assert explain_text(log).results
+    assert not explain_text(log + b"INFO:etcd:connected to 10.0.0.5:2379\n").results
+
+
+@pytest.mark.parametrize(
+    ("line", "mild"),
+    [
+        (RETRY, True),
+        ("WARN etcd not reachable yet", True),
+        ("connect to 10.0.0.5 failed (connection refused), retrying in 8s (10/10)", False),
+        ("ERROR connection refused, retrying", False),
+        ("GPU Direct RDMA is not available, using sockets", False),
+        ("IBGDA init failed, trying IBRC", False),
+    ],
+)
+def test_which_lines_may_come_right(line: str, mild: bool) -> None:
+    assert may_recover(line) is mild
+
+
+@pytest.mark.parametrize(
+    ("after", "well"),
+    [
+        ("INFO connected to etcd", True),
+        ("INFO not connected", False),
+        ("INFO disconnected from etcd", False),
+        ("INFO connected\nTraceback (most recent call last):", False),
+        ("0 failed, all ready\nINFO: Application startup complete.", True),
+    ],
+)
+def test_what_counts_as_a_good_end(after: str, well: bool) -> None:
+    assert went_well(after) is well
+
+
+@pytest.mark.parametrize(
+    ("line", "healthy"),
+    [
+        ("    local_ack_timeout_err 0", True),
+        ("link_downed,0,0,0,0", True),
+        ("link_downed,0,97,0,0", False),
+        ('DCGM_FI_DEV_XID_ERRORS{gpu="0"} 0', True),
+        ('DCGM_FI_DEV_XID_ERRORS{gpu="0"} 79', False),
+        ('up{job="vllm"} 0', False),
+        ("512 GPUs, 0 Xid 79, 0 NVLink errors", True),
+        ("vllm-decode-0   1/1   Running   0   4d2h", True),
+        ("vllm-decode-0   0/1   Running   0   4d2h", False),
+        ("vllm-decode-0   1/1   Running   41 (2m ago)   4d2h", False),
+        ("driver 580.95.05 / FM 580.95.05 on all", True),
+        ("driver 580.95.05 / FM 580.82.07 on g11", False),
+        ("two nodes with VLLM_HOST_IP=10.30.7.11 and 10.30.7.11, it fails", False),
+        ("RuntimeError: 0 active drivers", False),
+        ("NCCL_IB_RETRY_CNT=0", False),
+        ("ERR_ACCESS_DENIED 0", False),
+    ],
+)
+def test_values_that_say_there_is_no_fault(line: str, healthy: bool) -> None:
+    assert is_healthy(line) is healthy
+
+
+def test_row_of_nothing() -> None:
+    assert is_nothing("3, 0, [N/A], No")
+    assert not is_nothing("3, 0, 14, No")
+
+
+def test_counter_behind_many_at_zero_is_found() -> None:
+    lines = [f'DCGM_FI_DEV_ROW_REMAP_FAILURE{{gpu="{n % 8}"}} 0' for n in range(100)]
+    assert named("\n".join(lines)) == []
+    found = [*lines, "NVRM: Xid (PCI:0000:9b:00): 79, GPU has fallen off the bus."]
+    assert named("\n".join(found))[:1] == ["xid-79-fallen-off-bus"]
+
+
+@given(st.text(alphabet=" \n-*#|\"`'(){}[]:=,.$>+@/0a1errok", max_size=400))
+def test_any_text_is_judged(text: str) -> None:
+    assert is_about_errors(text) in (True, False)
+    assert is_mention(text, True) in (True, False)
+    assert set(without_hearsay(text).split("\n")) <= set("\n".join(text.splitlines()).split("\n")) | {""}

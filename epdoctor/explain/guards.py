@@ -14,7 +14,7 @@ _SYMPTOM = re.compile(
     r"(?i)error|fail|(?<!de)fault|exception|abort|crash|cannot|\bcan ?not|n['\u2019`]t\b|\b(do|does|did|is|are|was|ca|could|wo|would|has"
     r"|have)nt\b|\bnot\b|\bno\b|never"
     r"|unable|denied|refus|time[sd]? ?-?out"
-    r"|invalid|missing|mismatch|differ|hang|hung|stuck|kill|dead|\bdie[sd]?\b|dying|lost|los[et]|broke|break|corrupt|exceed|exhaust|too "
+    r"|invalid|missing|mismatch|differ|hang|hung|stuck|flaky|unstable|kill|dead|\bdie[sd]?\b|dying|lost|los[et]|broke|break|corrupt|exceed|exhaust|too "
     r"|slow|wrong|bad\b|drop|down\b|unknown|undefined|un(available|supported|expected|reachable)|fall|fell|gone|conflict"
     r"|collision|forg[eo]t|leak|reset|block|reject|garbage|oom\b|out of|instead|without|only|xid|stale|empty|old\b|full\b|already|\bstop(s"
     r"|ped)\b|\bassert|degrad|collaps|still (on|at)\b|\b50[234]\b|\bsits?\b"
@@ -24,7 +24,7 @@ _SYMPTOM = re.compile(
 _ASKS_HOW = re.compile(r"(?i)^\W{0,3}(how|what|whats|which)\b[^?]{0,400}\?")
 _FAULT = re.compile(
     r"(?i)error|fail|(?<!de)fault|exception|abort|crash|cannot|\bcan ?not|\b(wo|ca|does|did|is)n['\u2019`]?t\b|unable|denied|refus|time[sd]? ?-?out"
-    r"|invalid|missing|mismatch|hang|hung|stuck|kill|dead|\bdie[sd]?\b|lost|broke|corrupt|slow|wrong|garbage|oom\b|out of|xid"
+    r"|invalid|missing|mismatch|hang|hung|stuck|flaky|unstable|kill|dead|\bdie[sd]?\b|lost|broke|corrupt|slow|wrong|garbage|oom\b|out of|xid"
 )
 """The clearer ones: "how many ...? not deployed yet" tells of none."""
 _CALM = re.compile(

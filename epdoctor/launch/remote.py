@@ -58,7 +58,8 @@ def _ssh(
     host = rest[0].text.rpartition("@")[2]
     there = replace(setting, node=host if rest[0].known else setting.node)
     command = rest[1:]
-    while command and command[0].text.startswith("-"):
+    # ssh takes options behind the host as well; "-" alone is none, and would be met for ever.
+    while command and command[0].text.startswith("-") and command[0].text != "-":
         command = skip_options(command, _SSH_VALUES)
     if stdin is not None and (not command or command[-1].text in ("bash", "sh", "-s")):
         run(reading, there, scope, text_script(stdin), {}, ())

@@ -254,6 +254,11 @@ def test_sudo_ssh_and_docker_do_not_pass_the_callers_variables(tmp_path: Path) -
     assert d.model.text == "d"
 
 
+def test_a_dash_alone_behind_a_host_ends(tmp_path: Path) -> None:
+    """It is no option, and was skipped for ever."""
+    assert texts(one(tmp_path, "ssh h - x\nvllm serve m --x 3\n"))["x"] == "3"
+
+
 def test_a_loop_is_a_server_a_round(tmp_path: Path) -> None:
     found = read(
         tmp_path,

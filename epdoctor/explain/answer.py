@@ -89,7 +89,8 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     heard = [drop_hearsay(scan, head, catalogue.lasting) for scan in scans]
     about_errors = any(one.about_errors for one in heard)
     found = candidates(catalogue, scans)
-    if is_own_script(head):
+    own_script = is_own_script(head)
+    if own_script:
         found = {name: c for name, c in found.items() if c.strong or not _only_own(c)}
     # What was taken out would come back in joined lines.
     told = text and not about_errors and not any(one.dropped for one in heard)
@@ -107,7 +108,7 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     shown = text.decode("utf-8", "replace") if len(text) <= _WRAPPED_BYTES else ""
     said = without_hearsay(shown) if len(text) <= TYPED_BYTES else shown
     asked = about_errors or asks_only(shown) or says_all_is_well(shown)
-    asked = asked or (is_own_script(head) and may_be_own(head))
+    asked = asked or (own_script and may_be_own(head))
     asked = asked or (len(said) < len(shown) - 1 and not names_fault(said))
     if asked:
         # A question names things that work: only a program's clear word counts.

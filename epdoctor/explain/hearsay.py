@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from epdoctor.explain.documents import fails_tests, is_about_errors, is_command, is_mention, passes_tests
 from epdoctor.explain.guards import counts_faults, is_foreign, is_healthy, is_nothing
 from epdoctor.explain.recovery import is_link_down, is_mild, is_success, may_recover, served, went_well
-from epdoctor.explain.scan import Hit, Scan
+from epdoctor.explain.scan import Hit, Scan, Window
 
 _FOLLOWING = 8
 """Lines below a command or a table's head that are its values."""
@@ -48,7 +48,7 @@ def drop_hearsay(scan: Scan, text: str, lasting: Container[int] = ()) -> Heard:
         kept = [hit for hit in seen.hits if not _is_hearsay(hit, scan, about)]
         if _all_tries(kept, seen.count):
             tries = [hit for hit in kept if not is_success(hit.text)]
-            last = max(tries, key=lambda hit: hit.line)
+            last = max(tries, key=_line)
             if last.line not in well:
                 well[last.line] = went_well(_below(scan, last))
             if well[last.line]:
@@ -63,17 +63,15 @@ def drop_hearsay(scan: Scan, text: str, lasting: Container[int] = ()) -> Heard:
 
 def _drop_served(scan: Scan, lasting: Container[int]) -> None:
     """Information and warnings of what would have kept the service from coming up, where it came up below them."""
-    mild = [
-        (max(hit.line for hit in seen.hits), number)
+    mild = {
+        number: max(seen.hits, key=_line)
         for number, seen in scan.seen.items()
         if number not in lasting and all(is_mild(hit.text) for hit in seen.hits)
-    ]
+    }
     forgiven: set[str] = set()
-    for _, number in sorted(mild, reverse=True):
+    for number, last in sorted(mild.items(), key=lambda item: (item[1].line, item[0]), reverse=True):
         hits = scan.seen[number].hits
-        if served(_above(scan, hits[0])):
-            continue
-        if went_well(_below(scan, max(hits, key=lambda hit: hit.line)), forgiven):
+        if not served(_above(scan, hits[0])) and went_well(_below(scan, last), forgiven):
             forgiven.update(hit.text.strip() for hit in hits)
             del scan.seen[number]
 
@@ -137,28 +135,41 @@ def _is_head(line: str) -> bool:
     return len(names) > 1 and all(0 < len(name.split()) <= 2 and not name.strip().isdigit() for name in names)
 
 
-def _above(scan: Scan, hit: Hit) -> str:
-    """What is kept of the log before the hit's line."""
+def _line(hit: Hit) -> int:
+    return hit.line
+
+
+def _around(scan: Scan, hit: Hit) -> tuple[Window, int] | None:
+    """The window that holds the hit's line, and where that line begins in it."""
     for window in scan.windows:
         if window.first_line <= hit.line <= window.first_line + window.text.count(b"\n"):
-            lines = window.text.replace(b"\r", b"\n").split(b"\n")[: hit.line - window.first_line]
-            return b"\n".join(lines).decode("utf-8", "replace")
-    return ""
+            start = 0
+            for _ in range(hit.line - window.first_line):
+                start = window.text.find(b"\n", start) + 1
+            return window, start
+    return None
+
+
+def _above(scan: Scan, hit: Hit) -> str:
+    """What is kept of the log before the hit's line."""
+    found = _around(scan, hit)
+    return _text(found[0].text[: found[1]]) if found else ""
 
 
 def _below(scan: Scan, hit: Hit, size: int = 1 << 16) -> str:
     """What is kept of the log after the hit's line: the window around it, and the log's end."""
-    for window in scan.windows:
-        last = window.first_line + window.text.count(b"\n")
-        if not window.first_line <= hit.line <= last:
-            continue
-        start = 0
-        for _ in range(hit.line - window.first_line + 1):
-            start = window.text.find(b"\n", start) + 1
-            if not start:
-                return ""
-        piece = window.text[start : start + size]
-        if last < scan.lines - 1 and size > 4000:
-            piece += b"\n" + scan.tail
-        return piece.replace(b"\r", b"\n").decode("utf-8", "replace")
-    return ""
+    found = _around(scan, hit)
+    if found is None:
+        return ""
+    window, start = found
+    end = window.text.find(b"\n", start) + 1
+    if not end:
+        return ""
+    piece = window.text[end : end + size]
+    if window.first_line + window.text.count(b"\n") < scan.lines - 1 and size > 4000:
+        piece += b"\n" + scan.tail
+    return _text(piece)
+
+
+def _text(piece: bytes) -> str:
+    return piece.replace(b"\r", b"\n").decode("utf-8", "replace")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from epdoctor.facts.container import Container
     from epdoctor.facts.cuda import CudaFacts
     from epdoctor.facts.devices import Devices
+    from epdoctor.facts.devx import Devx
     from epdoctor.facts.environment import Environment
     from epdoctor.facts.fabric_manager import FabricManager
     from epdoctor.facts.gpu import GpuFacts
@@ -201,6 +202,13 @@ class Node:
         from epdoctor.facts import fabric_manager
 
         return self._fact("fabric_manager", lambda: fabric_manager.parse(self.source))
+
+    @property
+    def devx(self) -> Devx:
+        """What the mlx5 HCAs grant a program that opens them with DEVX."""
+        from epdoctor.facts import devx
+
+        return self._fact("devx", lambda: devx.parse(self.source))
 
     @property
     def qos(self) -> Qos:

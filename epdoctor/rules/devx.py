@@ -31,7 +31,7 @@ def _asked(node: Node) -> tuple[Devx, list[RdmaDevice]]:
         raise NotApplicable("no mlx5 HCA")
     if node.source.status("devx.caps") == "absent":
         raise NotApplicable("not in this recording, which is older than this check")
-    return facts.parse(node.source), devices
+    return node.devx, devices
 
 
 def _judge(node: Node, found_on: Callable[[Device], str]) -> Iterator[tuple[str, list[RdmaDevice]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from epdoctor.exceptions import Unmeasured
-from epdoctor.facts import Node, devx
+from epdoctor.facts import Node
 from epdoctor.facts.base import require
 from epdoctor.facts.rdma import RdmaDevice
 from epdoctor.model import Problem
@@ -23,7 +23,7 @@ _UVERBS_RULE = (
 def _refused(node: Node, name: str) -> bool:
     """Whether an mlx5 device was tried and the kernel's device controller said no."""
     try:
-        device = devx.parse(node.source).devices.get(name)
+        device = node.devx.devices.get(name)
     except Unmeasured:
         return False
     return device is not None and device.closed_errno == "EPERM"

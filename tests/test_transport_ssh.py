@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
+from paramiko.common import cMSG_CHANNEL_CLOSE, cMSG_CHANNEL_DATA
 
+from epdoctor.collect import jump_hosts
 from epdoctor.collect import transport as transport_module
-from tests.sshd_lab import ADDRESS, BOTH, SshdLab, ask, ask_one, free_port, listener, node, running_lab
+from epdoctor.collect.fanout import run_fleet
+from tests.sshd_lab import ADDRESS, BOTH, HELLO, SshdLab, ask, ask_one, free_port, listener, node, running_lab
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +322,35 @@ def test_jump_host_is_shared_and_loses_nobody(lab: SshdLab) -> None:
     assert {result.kind for result in results.values()} == {"ok"}, [r.error for r in results.values()]
     logins = (lab.folder / f"log_{bastion}").read_text().count("Accepted publickey")
     assert logins == 1
+
+
+def test_a_word_after_a_channels_end_costs_the_other_nodes_nothing(lab: SshdLab, good: int) -> None:
+    """paramiko issue 1115: a message built before another thread's CLOSE, sent after it."""
+    gone = threading.Event()
+
+    class Late(jump_hosts._LastWord):
+        def _send_user_message(self, message: Any) -> None:
+            super()._send_user_message(message)
+            if message.asbytes()[:1] == cMSG_CHANNEL_CLOSE:
+                stale = paramiko.Message()
+                stale.add_byte(cMSG_CHANNEL_DATA)
+                stale.add_int(int.from_bytes(message.asbytes()[1:5], "big"))
+                stale.add_string(b"late")
+                time.sleep(0.3)  # sshd has forgotten the channel by then
+                super()._send_user_message(stale)
+                gone.set()
+
+    bastion = lab.start()
+    args = ("-F", str(lab.config), "-J", f"{ADDRESS}:{bastion}")
+    slow = node(lab, "gpu01", good, ssh_args=args)
+    quick = node(lab, "gpu02", good, ssh_args=args)
+    payloads = {"gpu01": b"import time; time.sleep(1.5); print('hello')", "gpu02": HELLO}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jump_hosts, "_LastWord", Late)
+        run = run_fleet((slow, quick), lambda target: payloads[target.name], node_timeout_s=20)
+        results = {result.target.name: result for result in run}
+    assert gone.is_set()
+    assert {name: result.kind for name, result in results.items()} == {"gpu01": "ok", "gpu02": "ok"}
 
 
 def test_two_jumps_and_a_dead_one(lab: SshdLab, good: int) -> None:

@@ -31,6 +31,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)  # xdist's
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than CPUs: about a third of the tests wait for a deadline, a hang, a dead connection."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def _need(lab: str) -> None:
     reason = LABS[lab]()
     if reason is None:

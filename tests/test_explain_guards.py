@@ -16,6 +16,13 @@ from epdoctor.explain.guards import asks_only, is_bare_name, is_healthy, is_log_
         ("how do I set NVSHMEM_QP_DEPTH", True),
         ("is nvidia_peermem needed when the driver has dmabuf?", True),
         ("why does dispatch hang after an upgrade of nvshmem?", False),
+        (
+            "quick question before our rollout: why would deepep not be used? it runs, I just want to know",
+            True,
+        ),
+        ("quick question, no issue: isn't gdrcopy needed?", True),
+        ("quick question: the gdrdrv module is missing, is it needed?", False),
+        ("the pods never connect, we set it for all pods, could that be it?", False),
         ("is peermem not loaded?", False),
         ("nvidia_peermem is not loaded", False),
     ],
@@ -59,6 +66,15 @@ def test_program_output(text: str, printed: bool) -> None:
 def test_a_collector_in_front_makes_no_log_line() -> None:
     assert not is_log_line("2026-11-21T10:02:02.123456Z stderr F a person wrote this")
     assert is_log_line("2026-11-21T10:02:02.123456Z stderr F ERROR 11-21 10:02:02 [core.py:1] x")
+
+
+def test_long_account_in_another_language_is_weighed_by_what_is_known_of_it() -> None:
+    text = (
+        "Guten Abend zusammen, wir sind etwas ratlos: unsere normalen internode kernel von DeepEP liefern seit"
+        " letzter Woche auf vier nodes falsche token. Genau da hat das Netzteam auf den quantum-2 switches adaptive"
+        " routing eingeschaltet. Schalten sie adaptive routing wieder aus, dann geht alles durch."
+    )
+    assert [c.cause.id for c in explain_text(text.encode()).results][:1] == ["adaptive-routing-unsupported"]
 
 
 @pytest.mark.parametrize("name", ["AssertionError", "builtins.RuntimeError", "TimeoutError:"])

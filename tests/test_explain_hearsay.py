@@ -113,6 +113,9 @@ def test_which_lines_may_come_right(line: str, mild: bool) -> None:
     [
         ("INFO connected to etcd", True),
         ("INFO not connected", False),
+        ("INFO backend decode-2 healthy after 2 retries", True),
+        ("WARN backend decode-2 not healthy", False),
+        ("WARN backend decode-2 unhealthy", False),
         ("INFO disconnected from etcd", False),
         ("INFO connected\nTraceback (most recent call last):", False),
         ("0 failed, all ready\nINFO: Application startup complete.", True),
@@ -126,6 +129,8 @@ def test_what_counts_as_a_good_end(after: str, well: bool) -> None:
     ("line", "healthy"),
     [
         ("    local_ack_timeout_err 0", True),
+        ("local_ack_timeout_err\t0\t--", True),
+        ("local_ack_timeout_err\t3\t--", False),
         ("link_downed,0,0,0,0", True),
         ("link_downed,0,97,0,0", False),
         ('DCGM_FI_DEV_XID_ERRORS{gpu="0"} 0', True),

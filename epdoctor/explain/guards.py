@@ -20,17 +20,30 @@ _SYMPTOM = re.compile(
     r"|ped)\b|\bassert|degrad|collaps|still (on|at)\b|\b50[234]\b|\bsits?\b"
     r"|\bfehl|geht nicht|l(\u00e4|ae)uft nicht|startet nicht|kein[e ]|abgest(\u00fc|ue)rzt|h(\u00e4|ae)ngt|\b(\u00e9|e)chou"
     r"|introuvable|impossible|panne\b|ne (marche|d(\u00e9|e)marre)"
+    r"|falsch|\bbleib\w{0,4} (\w{1,20} ){0,3}(stehen|h(\u00e4|ae)ngen)|st(\u00fc|ue)rzt|fehlt|bricht|abgebrochen|verweiger|kaputt|langsam|funktioniert n"
+    r"|plante\b|erreur|bloqu|refus(e|\u00e9)|manqu|ne (fonctionne|trouve)|no (funciona|arranca|conecta|encuentra)|\bfalla|se cuelga|lent[eo]?\b"
 )
 _ASKS_HOW = re.compile(r"(?i)^\W{0,3}(how|what|whats|which)\b[^?]{0,400}\?")
 _FAULT = re.compile(
     r"(?i)error|fail|(?<!de)fault|exception|abort|crash|cannot|\bcan ?not|\b(wo|ca|does|did|is)n['\u2019`]?t\b|unable|denied|refus|time[sd]? ?-?out"
     r"|invalid|missing|mismatch|hang|hung|stuck|flaky|unstable|kill|dead|\bdie[sd]?\b|lost|broke|corrupt|slow|wrong|garbage|oom\b|out of|xid"
+    r"|complain|\bnever (work|start|c[oa]me|connect|finish|get|transfer|go)|geht nicht|startet (nicht|kein)"
 )
 """The clearer ones: "how many ...? not deployed yet" tells of none."""
 _CALM = re.compile(
     r"(?i)\bnothing (is |was )?(broken?|wrong|fail(ed|ing)|crash(ed|ing)|urgent)|\beverything (runs|works|is (fine|ok|good|green))|\ball (is )?(good"
     r"|fine|green)\b"
     r"|\bno (problem|issue|error|failure|fault)s?\b|\bjust (asking|planning|curious|wondering)"
+)
+_NO_CASE = re.compile(
+    r"(?i)\bno (problem|issue|error|fault)s?\b|\b(for|to) (my|our) (own )?understanding\b|\bout of curiosity\b|\b(just|only) (reading|curious|wondering"
+    r"|planning|asking|want(ed)? to (know|understand|learn))\b|\b(quick|general|basic|stupid|dumb|theoretical) question\b"
+    r"|\b(cluster|everything|setup|all) (is|runs|works) (fine|well|ok|good)\b|\bbefore (our|the|we|my) (\w{1,20} )?(rollout|go[- ]?live|deploy\w{0,6}|order|buy|start|install)\b"
+)
+"""Somebody who says that there is no case, or only asks."""
+_CLEAR_FAULT = re.compile(
+    r"(?i)error|fail|exception|abort|crash|denied|refus|time[sd]? ?-?out|hang|hung|stuck|kill|\bdie[sd]?\b|lost|broke|corrupt|garbage|oom\b|out of memory"
+    r"|\bxid|slow|wrong|cannot|unable|\bwon['\u2019]?t\b|mismatch|missing"
 )
 _FINE = re.compile(
     r"(?i)\b(runs?|running|works?|working)( just| quite)? (fine|well|ok|good|great|perfectly)\b"
@@ -71,7 +84,7 @@ _ZERO = re.compile(
 )
 """The same within a line."""
 _NIL = r"(0|0x0+|0\.0+|no|none|n/a|\[n/a\]|false|pass(ed)?|not active|inactive|ok)"
-_ENDS_IN_NIL = re.compile(r"(?i)((?:[ \t:=|,]{1,60}|\.{3,80} ?)" + _NIL + r"){1,32}[\s|,;]{0,60}$")
+_ENDS_IN_NIL = re.compile(r"(?i)((?:[ \t:=|,]{1,60}|\.{3,80} ?)" + _NIL + r"){1,32}[\s|,;]{0,60}(?:\s--)?$")
 _COUNTED = re.compile(
     r"(?i)(error|\berrs?\b|_errs?(_|\b)|\bdown(ed)?\b|_down(ed)?(_|\b)|drop|discard|failures?\b|\bfailed\b|_failed\b|exceeded|nak_retry|crc"
     r"|replay|slowdown|xid|flap"
@@ -162,6 +175,8 @@ def asks_only(text: str) -> bool:
     plain = _IDENTIFIER.sub("x", plain[:4000])
     if "?" in plain and _CALM.search(plain) and not _FAULT.search(_CALM.sub(" ", plain)):
         return True  # "no errors, only planning"; but "it hangs with no error?" tells of one
+    if "?" in plain and _NO_CASE.search(plain) and not _CLEAR_FAULT.search(_NO_CASE.sub(" ", plain)):
+        return True  # "isn't" may be asked of how things work
     if _ASKS_HOW.search(plain[:600]) or ("?" in plain and _GOES_WELL.search(plain[:2000])):
         return not _FAULT.search(plain[:2000])
     if _ASKS_MODAL.search(plain[:600]) and not _SAID.search(plain[:2000]):

@@ -38,6 +38,7 @@ _SUCCESS = re.compile(
     r"(?i)Application startup complete|Init COMPLETE|(?<!dis)(?<!not )(?<!not yet )\bconnected\b|\bconnection (established|accepted)|accepted the connection"
     r"|\" 200\b|\bserving on\b|\blistening (on|at)\b|\bbus bandwidth\b|\bpassed\b|\b(is|are|now|:) ready\b|\bready,|\bregistered\b|exit (status|code):? 0\b"
     r"|\bsuccess(ful(ly)?)?\b|\bsucceeded\b|\bstartup finished\b|\btook \d{1,6}\.?\d{0,6} s(econds)?\b|\bresolved\b|\brequests? served\b|\b(ok|done|online)\W{0,3}$"
+    r"|(?<!not )(?<!not yet )(?<!/)\bhealthy\b(?![ -](check|threshold|node count))"
     r"|\bReady\s{1,30}True\b|\blease granted\b|\b(answered|status|code|returned)[ =:]{1,2}200\b|\bstarted\b.{0,40}\bserver\b|\bStarting .{0,40}server.{0,20} on http"
 )
 _SERVES = re.compile(

@@ -255,6 +255,8 @@ class Typed:
     """0 to 1."""
     covered: float
     """Share of the typed words, by how telling they are, that the cause knows."""
+    weight: float = 0.0
+    """How telling those words are in all: about 5 for each that one or two causes know, 2 for a common one."""
 
 
 class TypedIndex:
@@ -304,7 +306,12 @@ class TypedIndex:
             alike = weight * value / (0.65 * total + 0.35 * max(norm, value))
             best_phrase[number] = max(best_phrase.get(number, 0.0), alike)
         scored = [
-            Typed(self.names[n], min(1.0, 0.5 * value / total + 0.5 * best_phrase.get(n, 0.0)), value / total)
+            Typed(
+                self.names[n],
+                min(1.0, 0.5 * value / total + 0.5 * best_phrase.get(n, 0.0)),
+                value / total,
+                value,
+            )
             for n, value in cause_words.items()
         ]
         scored.sort(key=lambda typed: (-typed.score, typed.cause_id))

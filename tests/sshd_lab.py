@@ -156,7 +156,7 @@ def ask(
     results = {result.target.name: result for result in run}
     assert set(results) == {target.name for target in targets}
     assert all(result.kind in transport_module.KINDS for result in results.values())
-    assert not any(result.traceback for result in results.values())
+    assert [result.traceback for result in results.values() if result.traceback] == []
     return results
 
 

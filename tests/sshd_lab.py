@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +24,10 @@ from epdoctor.collect.transport import NodeResult
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 ADDRESS = "127.0.0.1"
+_WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0)
+_ports = itertools.cycle(range(20_000 + 1_000 * (_WORKER % 12), 20_000 + 1_000 * (_WORKER % 12 + 1)))
+"""Below the ports that the kernel gives to connections, and another range for each worker: a port that is free when
+asked for must still be when an sshd takes it, or nobody has taken it when a connection must be refused."""
 
 
 def unavailable() -> str | None:
@@ -107,9 +113,13 @@ class SshdLab:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind((ADDRESS, 0))
-        return int(sock.getsockname()[1])
+    """A port of this worker that nothing listens on; asked for again, another."""
+    for port in itertools.islice(_ports, 1_000):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as sshd: what only lingers is free
+            sock.bind((ADDRESS, port))
+            return port
+    raise OSError("no free port")
 
 
 def wait_for(port: int) -> None:

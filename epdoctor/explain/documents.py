@@ -192,6 +192,8 @@ def is_about_errors(text: str) -> bool:
         return True
     if len({mark[0].lower() for mark in _REVIEW.finditer(head)}) > 1:
         return True
+    if _is_bare_changelog(lines):
+        return True
     if _complains(head):
         return False
     return (
@@ -267,6 +269,20 @@ def _is_changelog(lines: list[str]) -> bool:
         return False
     # A paragraph under a bullet goes over several lines in long release notes.
     return (headings > 0 or changes >= 3) and 2 * (headings + changes) + bullets > runs * 2
+
+
+def _is_bare_changelog(lines: list[str]) -> bool:
+    """Nothing but a release's heading and its entries, told by nobody: "no longer crashes" complains of nothing."""
+    heads = sum(bool(_RELEASE_HEADING.match(line[:200]) or _HEADING.match(line)) for line in lines)
+    bullets = [line for line in lines if _BULLET.match(line[:40])]
+    changes = sum(bool(_CHANGE.match(line[:300]) or _NO_LONGER.match(line[:300])) for line in bullets)
+    told = any(_PERSON.search(_QUOTED.sub(" ", line)) for line in lines)
+    return (
+        bool(heads)
+        and heads + len(bullets) == len(lines)
+        and 3 * changes >= 2 * max(3, len(bullets))
+        and not told
+    )
 
 
 def _is_settings(lines: list[str]) -> bool:

@@ -21,6 +21,10 @@ _PROBE = re.compile(r"\b(Readiness|Startup|Liveness) probe (failed|errored)")
 _READY = re.compile(r"(?m)^\s{1,8}Ready\s{1,30}True\b")
 _NOT_READY = re.compile(r"(?m)^\s{1,8}Ready:?\s{1,30}False\b|^\s{1,8}Restart Count:\s{1,20}([2-9]|\d\d)")
 
+_NAME = re.compile(r"^\s{0,20}[a-z]\w{2,60}:?\s{0,8}$")
+_ZERO = re.compile(r"^(0|0x0{1,16})$")
+"""`tr ' ' '\\n'` puts a counter's value on the line below its name."""
+
 
 @dataclass(frozen=True)
 class Heard:
@@ -110,6 +114,9 @@ def _is_hearsay(hit: Hit, scan: Scan, about: bool) -> bool:
         return True
     if _PROBE.search(hit.text) and _is_ready(scan, hit):
         return True
+    if _NAME.match(hit.text) and counts_faults(hit.text):
+        value = _below(scan, hit, 400).split("\n", 1)[0].strip()
+        return _ZERO.match(value) is not None
     if not (is_command(hit.text) or _is_head(hit.text)) or not counts_faults(hit.text):
         return False
     return _all_nil(_below(scan, hit, 4000).splitlines()[:_FOLLOWING])

@@ -13,7 +13,7 @@ _RETRY = re.compile(
     r"|\bwaiting for .{0,60}\b(connect\w{0,4}|ready|server|leader|master|head|peers?|etcd|nats|store)\b|\bfailed to connect\b"
     r"|\bconnect(ion|ing)?\b.{0,80}\b(failed|refused|timed out|unavailable)|\bcode = Unavailable\b|\b(service unavailable|503)\b|\brefused\b.{0,30}\b(attempt|try)\b"
     r"|\b(addresses of .{1,120}|hostname of the client socket) cannot be retrieved|\bname or service not known|\bcould not resolve host|temporary failure in name"
-    r"|\b(port|address) .{0,40}\b(in use|taken)\b|\bprobe failed\b"
+    r"|\bthrown while requesting (HEAD|GET)\b|\b(port|address) .{0,40}\b(in use|taken)\b|\bprobe failed\b"
 )
 """Of peers, ports and names only: a fallback to a slower path ("using sockets instead") goes on just as well, and is
 what somebody looks for."""

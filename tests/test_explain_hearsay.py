@@ -24,6 +24,7 @@ def named(text: str) -> list[str]:
     "text",
     [
         f'## 1.2.0\n- fix: say what "{BUFFER}" means\n- docs: memlock\n',
+        f"## 0.4.2\n- fix: say {BUFFER} instead of crashing the scheduler\n- docs: memlock\n- perf: fewer barriers\n",
         f"77fe012 test: cover {BUFFER}\n90c1d7e docs: memlock\n",
         f"commit 9f2d1c07aa31\nAuthor: A <a@example.org>\n\n    say the limit in {BUFFER}\n",
         f'@@ -1,2 +1,3 @@\n+    if "{BUFFER}" in line:\n+        return "memlock"\n',
@@ -33,7 +34,18 @@ def named(text: str) -> list[str]:
         "tests/test_text.py::test_cannot_register_cq_buf PASSED [100%]",
         f"grep -rn '{BUFFER}' /var/log/vllm",
     ],
-    ids=["changelog", "history", "commit", "diff", "review", "source", "help", "passed test", "search"],
+    ids=[
+        "changelog",
+        "one release",
+        "history",
+        "commit",
+        "diff",
+        "review",
+        "source",
+        "help",
+        "passed test",
+        "search",
+    ],
 )
 def test_text_about_errors_names_no_cause(text: str) -> None:
     assert named(text) == []
@@ -150,6 +162,12 @@ def test_what_counts_as_a_good_end(after: str, well: bool) -> None:
 )
 def test_values_that_say_there_is_no_fault(line: str, healthy: bool) -> None:
     assert is_healthy(line) is healthy
+
+
+@pytest.mark.parametrize(("value", "causes"), [("0", 0), ("7", 1)])
+def test_counter_whose_value_is_on_the_next_line(value: str, causes: int) -> None:
+    text = f"$ rdma statistic show link mlx5_0/1 | tr ' ' '\\n'\nlocal_ack_timeout_err\n{value}\n"
+    assert len(named(text)[:1]) == causes
 
 
 def test_row_of_nothing() -> None:

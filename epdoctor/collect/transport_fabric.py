@@ -114,9 +114,9 @@ class FabricTransport:
         try:
             channel = client.transport.open_session(timeout=max(0.1, job.remaining()))
             channel.exec_command(command)
-        except (paramiko.SSHException, EOFError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - paramiko raises here whatever ended its own thread
             job.check()
-            why = endings.one_line(str(error), 80)
+            why = endings.one_line(str(error), 80) or type(error).__name__
             raise NodeFailure(
                 "closed",
                 f"{job.target.label} let us log in but runs no command ({why})",

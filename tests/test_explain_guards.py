@@ -96,3 +96,9 @@ def test_numbers_alone_name_nothing() -> None:
     ]
     answer = explain_logs([("steps.log", ["\n".join(lines).encode()])])
     assert [(c.cause.id, c.evidence[0].text) for c in answer.results] == []
+
+
+def test_list_that_has_the_module_is_not_perhaps_without_it() -> None:
+    text = "$ lsmod | grep -E 'peermem|gdrdrv'\nnvidia_peermem         16384  0\ngdrdrv                 32768  0\n"
+    answer = explain_text(text.encode())
+    assert (answer.results, answer.maybe) == ([], [])

@@ -135,7 +135,10 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     if len(scans) == 1:
         compare_ranks(catalogue, ranked, scans[0])
     ranked += _neighbours(catalogue, ranked)
-    answer = Explanation(ranked[:top], [] if ranked else maybe[:3])
+    maybe = [c for c in maybe if not c.excluded]
+    if ranked or (shown and is_program_output(shown) and not tells_of_trouble(shown)):
+        maybe = []  # "perhaps the module is not loaded" under a list that has it helps nobody
+    answer = Explanation(ranked[:top], maybe[:3])
     answer.files = len(scans)
     answer.lines = sum(scan.lines for scan in scans)
     answer.size_bytes = sum(scan.size_bytes for scan in scans)

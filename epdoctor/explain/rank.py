@@ -170,6 +170,7 @@ def _score(candidate: Candidate, points: list[_Point], scans: list[Scan]) -> Non
     candidate.said_by_program |= bool(deciding)
     if _contexts(candidate, "excluding", scans):
         score -= EXCLUDING
+        candidate.excluded = True
     score += CONTEXT * min(len(contexts), 3) + DECIDING * bool(deciding)
     candidate.score = score + 0.15 * math.log2(1 + candidate.cause.reports)
 

@@ -71,6 +71,8 @@ class Candidate:
     consequences: list[Evidence] = field(default_factory=list)
     also: list[str] = field(default_factory=list)
     """Ids of causes that only follow from this one here."""
+    excluded: bool = False
+    """Whether a line near its own says that it is something else, or all right."""
     first: tuple[float, int, int] = (float("inf"), 0, 0)
     """Where it shows first: time, file, line."""
     logs: dict[str, str] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from epdoctor.explain.guards import asks_only, is_bare_name, is_healthy, is_log_
         ),
         ("quick question, no issue: isn't gdrcopy needed?", True),
         ("quick question: the gdrdrv module is missing, is it needed?", False),
-        ("the pods never connect, we set it for all pods, could that be it?", False),
+        ("nvshmem never starts, memlock 64k is set for all pods, could that be it?", False),
         ("is peermem not loaded?", False),
         ("nvidia_peermem is not loaded", False),
     ],
@@ -102,3 +102,28 @@ def test_list_that_has_the_module_is_not_perhaps_without_it() -> None:
     text = "$ lsmod | grep -E 'peermem|gdrdrv'\nnvidia_peermem         16384  0\ngdrdrv                 32768  0\n"
     answer = explain_text(text.encode())
     assert (answer.results, answer.maybe) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["timeout", "not found", "the gpu", "nothing works", "server down", "nccl error", "no such thing at all"],
+)
+def test_words_that_fit_everything_name_nothing(text: str) -> None:
+    assert explain_text(text.encode()).results == []
+
+
+def test_few_words_that_tell_much_name_their_cause() -> None:
+    answer = explain_text(b"no /dev/infiniband inside the pod")
+    assert answer.results[0].cause.id == "rdma-device-not-in-container"
+
+
+def test_warning_about_a_setting_is_not_what_stopped_a_log() -> None:
+    lines = [f"(Worker pid={n}) INFO 11-15 16:00:0{n} [loader.py:308] Loading weights" for n in range(9)]
+    lines.insert(
+        3,
+        "(APIServer pid=5) WARNING 11-15 16:00:03 [envs.py:1884] Unknown vLLM environment variable detected: VLLM_MOE_X",
+    )
+    lines.append(
+        "(Worker pid=1) ERROR 11-15 16:00:36 [core.py:1340] RuntimeError: split_with_sizes expects 3 sizes"
+    )
+    assert explain_text("\n".join(lines).encode()).results == []

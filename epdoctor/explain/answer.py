@@ -14,6 +14,7 @@ from epdoctor.explain.guards import (
     has_words,
     is_bare_name,
     is_healthy,
+    is_log_line,
     is_own_script,
     is_program_output,
     is_table,
@@ -28,6 +29,7 @@ from epdoctor.explain.hearsay import came_right, drop_hearsay, without_hearsay
 from epdoctor.explain.languages import in_english
 from epdoctor.explain.rank import NAMED_FROM, candidates, is_frame, is_quiet, order
 from epdoctor.explain.ranks import compare_ranks
+from epdoctor.explain.recovery import is_mild
 from epdoctor.explain.result import CERTAIN, LIKELY, POSSIBLE, Candidate, Evidence, Explanation
 from epdoctor.explain.scan import Scan, Scanner
 from epdoctor.explain.typed import Typed, TypedIndex, load_index, looks_alike, resembles, tokens, without_head
@@ -50,6 +52,9 @@ TYPED_NAMES_HEAVY = ((30.0, 1.0), (22.0, 1.5))
 """What is known of an account, as (weight, how far ahead of the next cause): a person tells much beside, in any
 language. People who only ask or report other faults came to 26 at most (300 texts), faults to 25 to 65."""
 _HEAVY_NAMES = 0.14
+_TELLING, _TELLING_MAYBE = 7.0, 4.5
+"""Weight of what is known below which words name no cause, or none even perhaps: "timeout" weighs 3, "permission
+denied" 7, the shortest of 700 accounts that words alone explain rightly 8.6."""
 _TOLD_WORDS = 9
 TYPED_NAMES_PROGRAM = 0.74
 """The same for a program's own line that no signature matched: most such lines are other errors."""
@@ -60,9 +65,11 @@ TYPED_MAYBE = 0.34
 TYPED_LIKELY = 0.7
 TYPED_WEIGHT = 12.0
 _RELATIVE = 0.45
+_UNNAMED = NAMED_FROM - 0.1
 """A cause with less than this share of the best score is not listed."""
 _WRAPPED_BYTES = 8 * 1024
 _HEAD_BYTES = 64 * 1024
+_LOG_LINES = 8
 _WITH_NEIGHBOURS = 3
 """Causes at most, where some of them are only neighbours."""
 _NEIGHBOUR = 0.2
@@ -135,6 +142,8 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     if len(scans) == 1:
         compare_ranks(catalogue, ranked, scans[0])
     ranked += _neighbours(catalogue, ranked)
+    if ranked and len(text) <= _HEAD_BYTES and _only_mild(ranked, head):
+        ranked, maybe = [], [*(c for c in ranked if not c.instead_of), *maybe]
     maybe = [c for c in maybe if not c.excluded]
     if ranked or (shown and is_program_output(shown) and not tells_of_trouble(shown)):
         maybe = []  # "perhaps the module is not loaded" under a list that has it helps nobody
@@ -145,6 +154,22 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     if not ranked and text:
         answer.error_lines = error_lines(text, scans[0].name)
     return answer
+
+
+def _only_mild(ranked: list[Candidate], text: str) -> bool:
+    """One weak sign each, on a line that a log of some length gives as information or a warning.
+
+    What stopped that log, if anything did, is not it: a warning about a setting says little of a crash below."""
+    for candidate in ranked:
+        if candidate.instead_of:
+            continue
+        if candidate.strong or candidate.context or candidate.weak != 1 or not candidate.evidence:
+            return False
+        if not all(is_mild(item.text) for item in candidate.evidence):
+            return False
+    lines = [line for line in text.splitlines() if line.strip()]
+    logged = sum(is_log_line(line) for line in lines)
+    return logged >= _LOG_LINES and 2 * logged >= len(lines)
 
 
 def _as_printed(answer: Explanation, text: str) -> Explanation:
@@ -274,6 +299,7 @@ def _with_typed(
         cause = catalogue[typed.cause_id]
         if looks_alike(text, cause):
             continue
+        names = typed.score >= needed and typed.weight >= _TELLING
         candidate = by_id.get(typed.cause_id)
         if candidate is None and resembles(text, cause):
             continue
@@ -282,17 +308,18 @@ def _with_typed(
                 continue  # a program's line that says little: its words say no more
             candidate.typed = typed.score
             candidate.score += TYPED_WEIGHT * typed.score
-            if typed.score >= needed:
+            if names:
                 candidate.score = max(candidate.score, NAMED_FROM)
             if candidate.certainty == POSSIBLE and typed.score >= TYPED_LIKELY:
                 candidate.certainty = LIKELY
             continue
         fresh = Candidate(cause, score=TYPED_WEIGHT * typed.score, typed=typed.score)
         fresh.certainty = LIKELY if typed.score >= TYPED_LIKELY else POSSIBLE
-        if typed.score >= needed:
+        if names:
             fresh.score = max(fresh.score, NAMED_FROM)
             ranked.append(fresh)
-        elif typed.score >= TYPED_MAYBE:
+        elif typed.score >= TYPED_MAYBE and typed.weight >= _TELLING_MAYBE:
+            fresh.score = _UNNAMED * typed.score
             maybe.append(fresh)
     maybe = [c for c in ranked if c.score < NAMED_FROM] + maybe
     ranked = [c for c in ranked if c.score >= NAMED_FROM]

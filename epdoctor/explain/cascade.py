@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from epdoctor.explain.causes import Catalogue
+from epdoctor.explain.rank import NAMED_FROM
 from epdoctor.explain.result import Candidate, Evidence
 from epdoctor.explain.scan import Scan
 
@@ -28,6 +29,8 @@ def fold(catalogue: Catalogue, found: dict[str, Candidate], scans: list[Scan]) -
             root
             for root in found.values()
             if root is not candidate
+            and not root.excluded
+            and root.score >= min(NAMED_FROM, candidate.score)  # what is not named itself explains nothing
             and root.cause.id not in folded
             and own.get(cause_id, set()) <= under.get(root.cause.id, set())
             and not own[root.cause.id] <= under.get(cause_id, set())

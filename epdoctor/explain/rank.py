@@ -186,15 +186,14 @@ def _contexts(candidate: Candidate, strength: str, scans: list[Scan]) -> list[Ev
         wanted.setdefault(item.file, set()).add(item.line)
     found: list[Evidence] = []
     for regex in regexes:
-        hit = _context(regex, scans, wanted, own)
-        if hit is not None:
-            found.append(hit)
+        hit = _context(regex, scans, wanted)
+        if hit is None or (strength == "context" and not candidate.strong and (hit.file, hit.line) in own):
+            continue  # a weak line that is its own context says nothing twice
+        found.append(hit)
     return found
 
 
-def _context(
-    regex: str, scans: list[Scan], wanted: Mapping[str, set[int]], own: set[tuple[str, int]]
-) -> Evidence | None:
+def _context(regex: str, scans: list[Scan], wanted: Mapping[str, set[int]]) -> Evidence | None:
     compiled = compile_regex(regex)
     for scan in scans:
         lines = wanted.get(scan.name)

@@ -179,9 +179,15 @@ FIRST_LOOK = (
     "that came up, are no report since. Round 11, 150 new texts: top-1 134 (89.3 %), top-3 142 (94.7 %); false alarms 18 "
     "of 90, most of them on whole healthy logs. Causes that the same words may mean are listed since where nothing is "
     "certain. Round 12, 100 new texts: top-1 87, top-3 89; false alarms 7 of 50; two mistakes in what was counted as no "
-    "report had cost three of them, and are mended."
-    "\n\nSo a text with the error in it is explained nine times in ten. Two causes that print the same line, told apart "
-    "by something three lines away, are where explain is weakest: then it lists both."
+    "report had cost three of them, and are mended. "
+    "Round 13, five authors, 215 new texts, one of each cause: top-1 197 (91.6 %), top-3 204 (94.9 %); false alarms 4 of "
+    "90. Most of what was missed had no answer at all: output of tools where a value or an absence decides. Round 14, "
+    "215 texts: top-1 199 (92.6 %), top-3 205 (95.3 %); false alarms 4 of 88. Rounds 15 and 16 have the shape of a "
+    "development set by others: shorter. Round 15, 215 texts: top-1 200 (93.0 %), top-3 206 (95.8 %); false alarms 0 of "
+    "47. Round 16, 120 texts of 120 causes: top-1 113 (94.2 %), top-3 118 (98.3 %); false alarms 2 of 40, both on a "
+    "warning of a setting that a version does not know."
+    "\n\nSo a text with the error in it is explained nine times in ten. Sessions at a shell, where no line tells of "
+    "trouble and two values some lines apart decide, are where explain is weakest."
 )
 
 

@@ -43,8 +43,18 @@ _NO_CASE = re.compile(
 """Somebody who says that there is no case, or only asks."""
 _CLEAR_FAULT = re.compile(
     r"(?i)error|fail|exception|abort|crash|denied|refus|time[sd]? ?-?out|hang|hung|stuck|kill|\bdie[sd]?\b|lost|broke|corrupt|garbage|oom\b|out of memory"
-    r"|\bxid|slow|wrong|cannot|unable|\bwon['\u2019]?t\b|mismatch|missing"
+    r"|\bxid (?!\d{2,3} mean)|slow|wrong|cannot|unable|\bwon['\u2019]?t\b|mismatch|missing"
 )
+_CLOSED = re.compile(
+    r"(?i)\b(all (is )?(good|fine)|nothing to (do|fix)(?! with)|no action|closing (this|it)|(this|that) one is (done|solved)|without (a |any )?problems?"
+    r"|(is|was|as) expected|expected\W{0,3}$|(all|they|checked.{0,40}) match|passed on all|nothing (is )?deployed|not a problem|documented in"
+    r"|in general\W{0,3}\?|review welcome|(please )?review: |for the (wiki|runbook|training))"
+)
+"""Said of what is over, or never was."""
+_YET = re.compile(
+    r"(?i)\b(but|however|otherwise|still|except|although|though|only|yet|until|aber|trotzdem|(is|are|was|were|does|do|did) ?n(o|.)?t)\b"
+)
+_QUOTE = re.compile(r"\"[^\"]{3,200}\"|`[^`]{3,200}`")
 _FINE = re.compile(
     r"(?i)\b(runs?|running|works?|working)( just| quite)? (fine|well|ok|good|great|perfectly)\b"
 )
@@ -162,6 +172,7 @@ _TELLS = re.compile(
 )
 """Words that people use when they tell something, and programs hardly ever print."""
 _TOLD_WORDS = 2
+_REMARK = 300
 _WORD = re.compile(r"[a-z'\u2019]{1,30}")
 _LETTERS = re.compile(r"[A-Za-z]{3}")
 _ONLY_NAME = re.compile(r"^\W{0,3}[\w.]{0,80}(Error|Exception|Warning|Interrupt|Exit)\W{0,3}$")
@@ -177,6 +188,8 @@ def asks_only(text: str) -> bool:
         return True  # "no errors, only planning"; but "it hangs with no error?" tells of one
     if "?" in plain and _NO_CASE.search(plain) and not _CLEAR_FAULT.search(_NO_CASE.sub(" ", plain)):
         return True  # "isn't" may be asked of how things work
+    if len(plain) <= _REMARK and _CLOSED.search(plain) and not _YET.search(plain):
+        return not _CLEAR_FAULT.search(_QUOTE.sub(" ", _CLOSED.sub(" ", plain)))
     if _ASKS_HOW.search(plain[:600]) or ("?" in plain and _GOES_WELL.search(plain[:2000])):
         return not _FAULT.search(plain[:2000])
     if _ASKS_MODAL.search(plain[:600]) and not _SAID.search(plain[:2000]):

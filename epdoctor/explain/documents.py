@@ -125,9 +125,11 @@ _ANSWERED = re.compile(r"(?i)->|=>|\b(shows|gives|returns|returned|prints|says|n
 _COMMAND = re.compile(
     r"^([\w@.:~/\[\]\-]{0,60}[$#%] |\+{1,3} |> )\S|^(for \w+ in |while |sudo |watch |cat /|nvidia-smi -|ethtool -|rdma |perfquery|dmesg|journalctl )"
 )
-_TEST_RUN = re.compile(r"(?m)^=+ test session starts =+|^\S{1,200}::\S{1,200} PASSED\b")
+_TEST_RUN = re.compile(
+    r"(?m)^=+ test session starts =+|^\S{1,200}::\S{1,200} PASSED\b|^[.sxX]{3,120} {0,120}\[ {0,2}\d{1,3}%\]$"
+)
 _ALL_PASSED = re.compile(
-    r"(?m)^=* ?\d{1,6} passed(, \d{1,6} (skipped|deselected|warnings?|xfailed|xpassed)){0,5} in [\d.]{1,12}s"
+    r"(?m)^=* ?\d{1,6} passed(, \d{1,6} (skipped|deselected|warnings?|xfailed|xpassed)( \([^)\n]{1,120}\))?){0,5} in [\d.]{1,12}s"
 )
 _COMPARED = re.compile(r"^E {2,8}(AssertionError: )?(assert |[\-+?] )")
 """pytest shows the two texts that a test compared."""

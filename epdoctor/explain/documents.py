@@ -47,7 +47,7 @@ _CONVENTIONAL = re.compile(
     r"^\s{0,8}(fix|feat|docs|test|tests|chore|refactor|ci|build|perf|style|revert)(\([\w ,/.\-]{1,40}\))?!?: \S"
 )
 _SHORT_HASH = re.compile(r"^\W{0,4}[0-9a-f]{7,12} (\([^)]{1,80}\) )?\S")
-_COMMIT = re.compile(r"^(commit [0-9a-f]{7,40}( \(.{1,120}\))?\s{0,3}$|Author: .{1,80}<|From [0-9a-f]{40} )")
+_COMMIT = re.compile(r"^(commit [0-9a-f]{4,40}( \(.{1,120}\))?\s{0,3}$|Author: .{1,80}<|From [0-9a-f]{40} )")
 _DIFF = re.compile(r"^(diff --git |@@ -\d{1,7}(,\d{1,7})? \+\d|Index: \S|--- a/|\+\+\+ b/)")
 # Code review and its platforms.
 _REVIEW = re.compile(

@@ -68,9 +68,13 @@ def test_report_in_the_form_of_a_document_is_explained(text: str) -> None:
 
 
 def test_quiet_run_of_tests_that_pass_names_no_cause() -> None:
-    text = f"pytest -q\n..ss.... [100%]\n6 passed, 2 skipped ({BUFFER}: needs 2 nodes), 3 warnings in 21.40s\n"
+    text = (
+        f"pytest -q\n..ss.... [100%]\n6 passed, 2 skipped ({BUFFER}: needs 2 nodes), 3 warnings in 21.40s\n"
+    )
     assert named(text) == []
-    assert named(text.replace("6 passed", "1 failed, 5 passed").replace("..ss", "F.ss"))[:1] == ["memlock-limit"]
+    assert named(text.replace("6 passed", "1 failed, 5 passed").replace("..ss", "F.ss"))[:1] == [
+        "memlock-limit"
+    ]
 
 
 def test_log_in_json_is_no_source() -> None:

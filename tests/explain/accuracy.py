@@ -182,10 +182,11 @@ FIRST_LOOK = (
     "report had cost three of them, and are mended. "
     "Round 13, five authors, 215 new texts, one of each cause: top-1 197 (91.6 %), top-3 204 (94.9 %); false alarms 4 of "
     "90. Most of what was missed had no answer at all: output of tools where a value or an absence decides. Round 14, "
-    "215 texts: top-1 199 (92.6 %), top-3 205 (95.3 %); false alarms 4 of 88. Rounds 15 and 16 have the shape of a "
+    "215 texts: top-1 199 (92.6 %), top-3 205 (95.3 %); false alarms 4 of 88. Rounds 15 to 17 have the shape of a "
     "development set by others: shorter. Round 15, 215 texts: top-1 200 (93.0 %), top-3 206 (95.8 %); false alarms 0 of "
     "47. Round 16, 120 texts of 120 causes: top-1 113 (94.2 %), top-3 118 (98.3 %); false alarms 2 of 40, both on a "
-    "warning of a setting that a version does not know."
+    "warning of a setting that a version does not know. Round 17, 215 texts of the same shape: top-1 202 (94.0 %), top-3 "
+    "208 (96.7 %); false alarms 3 of 48."
     "\n\nSo a text with the error in it is explained nine times in ten. Sessions at a shell, where no line tells of "
     "trouble and two values some lines apart decide, are where explain is weakest."
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -141,9 +142,9 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     compare_logs(catalogue, ranked, scans)
     if len(scans) == 1:
         compare_ranks(catalogue, ranked, scans[0])
-    ranked += _neighbours(catalogue, ranked)
     if ranked and len(text) <= _HEAD_BYTES and _only_mild(ranked, head):
-        ranked, maybe = [], [*(c for c in ranked if not c.instead_of), *maybe]
+        ranked, maybe = [], [*ranked, *maybe]
+    ranked += _neighbours(catalogue, ranked)
     maybe = [c for c in maybe if not c.excluded]
     if ranked or (shown and is_program_output(shown) and not tells_of_trouble(shown)):
         maybe = []  # "perhaps the module is not loaded" under a list that has it helps nobody
@@ -161,8 +162,6 @@ def _only_mild(ranked: list[Candidate], text: str) -> bool:
 
     What stopped that log, if anything did, is not it: a warning about a setting says little of a crash below."""
     for candidate in ranked:
-        if candidate.instead_of:
-            continue
         if candidate.strong or candidate.context or candidate.weak != 1 or not candidate.evidence:
             return False
         if not all(is_mild(item.text) for item in candidate.evidence):
@@ -175,16 +174,16 @@ def _only_mild(ranked: list[Candidate], text: str) -> bool:
 def _as_printed(answer: Explanation, text: str) -> Explanation:
     """Evidence in the words that the reader's own log has, not in those it was read by."""
 
-    def back(items: list[Evidence]) -> list[Evidence]:
-        return [
-            Evidence(e.file, e.line, e.text if e.text in text else _line(text, e.line), e.strength, e.program)
-            for e in items
-        ]
-
     for candidate in (*answer.results, *answer.maybe):
-        candidate.evidence = back(candidate.evidence)
-    answer.error_lines = back(answer.error_lines)
+        candidate.evidence = _in_words_of(text, candidate.evidence)
+        candidate.consequences = _in_words_of(text, candidate.consequences)
+    answer.error_lines = _in_words_of(text, answer.error_lines)
     return answer
+
+
+def _in_words_of(text: str, items: list[Evidence]) -> list[Evidence]:
+    """The same lines as they stand in `text`, of which another wording was read."""
+    return [item if item.text in text else replace(item, text=_line(text, item.line)) for item in items]
 
 
 def _only_own(candidate: Candidate) -> bool:
@@ -251,10 +250,7 @@ def _unwrap(
     # Line numbers of the joined text mean nothing to the reader.
     for cause_id, candidate in again.items():
         if found.get(cause_id) is candidate:
-            candidate.evidence = [
-                Evidence(e.file, 1 + (e.line - 1) // 2, e.text, e.strength, e.program)
-                for e in candidate.evidence
-            ]
+            candidate.evidence = [replace(e, line=1 + (e.line - 1) // 2) for e in candidate.evidence]
 
 
 def _respell(
@@ -270,10 +266,7 @@ def _respell(
     again = scanner.scan(scans[0].name, [plain.encode()])
     for cause_id, candidate in candidates(catalogue, [again]).items():
         if candidate.strong and cause_id not in found:
-            candidate.evidence = [
-                Evidence(e.file, e.line, _line(typed, e.line), e.strength, e.program)
-                for e in candidate.evidence
-            ]
+            candidate.evidence = _in_words_of(typed, candidate.evidence)
             found[cause_id] = candidate
             scans[0].seen.update(again.seen)
 

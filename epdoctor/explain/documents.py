@@ -257,9 +257,13 @@ def _complains(text: str) -> bool:
     return bool(_COMPLAINT.search(_QUOTED.sub(" ", text)))
 
 
+def _is_change(line: str) -> bool:
+    return bool(_CHANGE.match(line[:300]) or _NO_LONGER.match(line[:300]))
+
+
 def _is_changelog(lines: list[str]) -> bool:
     headings = sum(bool(_RELEASE_HEADING.match(line[:200])) for line in lines)
-    changes = sum(bool(_CHANGE.match(line[:300]) or _NO_LONGER.match(line[:300])) for line in lines)
+    changes = sum(_is_change(line) for line in lines)
     bullets = sum(bool(_BULLET.match(line[:40])) for line in lines)
     runs = sum(is_log_line(line) for line in lines)
     # A version and the kind of change above them: whatever words the entries begin with.
@@ -277,7 +281,7 @@ def _is_bare_changelog(lines: list[str]) -> bool:
     """Nothing but a release's heading and its entries, told by nobody: "no longer crashes" complains of nothing."""
     heads = sum(bool(_RELEASE_HEADING.match(line[:200]) or _HEADING.match(line)) for line in lines)
     bullets = [line for line in lines if _BULLET.match(line[:40])]
-    changes = sum(bool(_CHANGE.match(line[:300]) or _NO_LONGER.match(line[:300])) for line in bullets)
+    changes = sum(_is_change(line) for line in bullets)
     told = any(_PERSON.search(_QUOTED.sub(" ", line)) for line in lines)
     return (
         bool(heads)

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 import pytest
 from markdown_it import MarkdownIt
 
+from epdoctor.docs import pages
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
@@ -88,3 +90,15 @@ def test_links_out_of_docs_become_names(hook: ModuleType) -> None:
         "[a](checks/index.md#gpu) `.ci/run` `.ci/run` <https://x.example> [w](https://x.example)\n```\n[x](docs/y.md)\n```"
     )
     assert hook.links_from("[s](../../epdoctor/x.json)", "docs/ci", "docs/ci") == "s (`epdoctor/x.json`)"
+
+
+def test_generated_pages_are_those_of_the_checks() -> None:
+    wanted = pages()
+    folder = ROOT / "docs"
+    committed = {
+        f"{kind}/{path.name}": path.read_text(encoding="utf-8")
+        for kind in ("checks", "errors", "playbooks")
+        for path in (folder / kind).glob("*.md")
+    }
+    differing = sorted(n for n in wanted.keys() | committed.keys() if wanted.get(n) != committed.get(n))
+    assert not differing, "run python -m epdoctor.docs"

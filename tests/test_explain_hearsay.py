@@ -197,3 +197,99 @@ def test_any_text_is_judged(text: str) -> None:
     assert is_about_errors(text) in (True, False)
     assert is_mention(text, True) in (True, False)
     assert set(without_hearsay(text).split("\n")) <= set("\n".join(text.splitlines()).split("\n")) | {""}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"## 0.7.3\n- mooncake: the peer is named beside {BUFFER}\n- doctor: treat memlock as a limit\n",
+        f"commit 91bd0c2: docs: explain {BUFFER} and the memlock hint\n    No functional change.\n",
+        f"#4412 [Bugfix] Handle {BUFFER} on first init\n#4419 [Doc] Explain memlock\n",
+        f"FIX: {BUFFER} with a small memlock is now a clean error\nBREAKING: drop nv_peer_mem\n",
+        f"Release notes 3.5: Fixed an issue where the limit led to {BUFFER}.",
+        f"### Troubleshooting\nIf you see `{BUFFER}`, raise the memlock limit first.",
+        f"> [!WARNING]\n> DeepEP prints `{BUFFER}` when the memlock limit is small.",
+        f'def test_memlock():\n    out = explain("{BUFFER}")\n    assert out.cause\n',
+        '{"id":"x","object":"chat.completion","choices":[{"message":{"content":"' + BUFFER + '"}}]}',
+        '{"status":"resolved","labels":{"alertname":"cannot register cq buf"}}',
+        f"**What this PR does**\nSays the limit in {BUFFER}.\n**Checklist**\n- [x] unit test\n",
+    ],
+    ids=[
+        "version",
+        "commit",
+        "titles",
+        "kinds",
+        "note",
+        "manual",
+        "admonition",
+        "test",
+        "answer",
+        "alert",
+        "pr",
+    ],
+)
+def test_more_texts_about_errors(text: str) -> None:
+    assert named(text) == []
+
+
+PROBE = '  Warning  Unhealthy  2m40s  kubelet  Startup probe failed: Get "http://10.2.6.9:8000/health": dial tcp: connect: connection refused\n'
+
+
+@pytest.mark.parametrize(
+    ("after", "fine"),
+    [
+        (
+            "NAME        READY   STATUS    RESTARTS   AGE\ndecode-0    1/1     Running   0          4m20s\n",
+            True,
+        ),
+        ("pod/decode-0 condition met\n", True),
+        (
+            "NAME        READY   STATUS    RESTARTS   AGE\ndecode-0    0/1     Running   7          44m\n",
+            False,
+        ),
+        ("", False),
+    ],
+)
+def test_a_probe_that_failed_before_its_pod_came_up(after: str, fine: bool) -> None:
+    assert (named(PROBE + after) == []) is fine
+
+
+def test_an_option_misspelt_beside_the_right_one() -> None:
+    line = "vllm serve: error: argument --all2all-backend: invalid choice: '{}' (choose from 'deepep_low_latency', 'naive')"
+    assert named(line.format("DeepEP-low-latency")) == []
+    assert "vllm-version-too-old-for-flag" in named(line.format("deepep_v2"))
+
+
+def test_a_count_of_nothing() -> None:
+    assert named("$ dcgmi diag -r 1 | grep -c Fail\n0\n") == []
+
+
+def test_two_lines_of_a_log_are_not_one_broken_line() -> None:
+    log = (
+        "n1:40:47 [7] NCCL INFO MNNVL busId 0x1b000 fabric UUID 0.0 cliqueId 0x0 state 3 healthMask 0x0\n"
+        "n1:40:45 [3] NCCL INFO NET/IB : Using [0]mlx5_0:1/IB [1]mlx5_1:1/IB [RO]; OOB eth0:10.44.0.15<0>\n"
+    )
+    assert named(log) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "healthy"),
+    [
+        ("RuntimeError: Failed: NCCL GIN is unavailable. EP_DISABLE_GIN=0", False),
+        ("AssertionError: props.gin_type != NONE", False),
+        ("uncorrectable errors = NONE", True),
+    ],
+)
+def test_a_message_that_ends_in_a_setting_is_no_counter(line: str, healthy: bool) -> None:
+    assert is_healthy(line) is healthy
+
+
+def test_a_peer_that_answers_a_ping_is_no_success() -> None:
+    text = "[c10d] The client socket has timed out after 300000ms while trying to connect to (decode-0.vllm, 29500)\n"
+    assert named(text) != []
+    assert named(text + "ping decode-0.vllm ok\n") != []
+
+
+def test_a_head_of_counters_over_zeros() -> None:
+    head = "timestamp, name, temperature.gpu, ecc.errors.uncorrected.volatile.total\n"
+    assert named(head + "2025/12/01 10:00:00.000, NVIDIA H200, 38, 0\n") == []

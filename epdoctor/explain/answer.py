@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from epdoctor.explain.cascade import compare_logs, fold, gather_consequences
 from epdoctor.explain.causes import Catalogue, load_causes
+from epdoctor.explain.closed import is_over
 from epdoctor.explain.guards import (
     asks_only,
     has_words,
@@ -101,6 +102,9 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     head = text[:_HEAD_BYTES].decode("utf-8", "replace")
     if 0 < len(text) <= _HEAD_BYTES and (plain := in_english(head)) != head:
         return _as_printed(explain_logs([(scans[0].name, [plain.encode()])], top), head)
+    over = len(scans) == 1 and 0 < len(text) <= _WRAPPED_BYTES and is_over(head)
+    if over:
+        scans[0].seen.clear()
     heard = [drop_hearsay(scan, head, catalogue.lasting) for scan in scans]
     about_errors = any(one.about_errors for one in heard)
     found = candidates(catalogue, scans)
@@ -122,7 +126,7 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     )
     shown = text.decode("utf-8", "replace") if len(text) <= _WRAPPED_BYTES else ""
     said = without_hearsay(shown) if len(text) <= TYPED_BYTES else shown
-    asked = about_errors or asks_only(shown) or says_all_is_well(shown)
+    asked = about_errors or asks_only(shown) or says_all_is_well(shown) or over
     asked = asked or (own_script and may_be_own(head))
     asked = asked or (len(said) < len(shown) - 1 and not names_fault(said))
     if asked:
@@ -235,7 +239,10 @@ def _unwrap(
 ) -> None:
     """A terminal or a chat may have broken a line: each line is tried again together with the next one."""
     lines = [line.strip() for line in text.replace(b"\r", b"\n").split(b"\n")]
-    pairs = [a + glue + b for a, b in pairwise(lines) if a and b for glue in (b" ", b"")]
+    heads = [is_log_line(line[:400].decode("utf-8", "replace")) for line in lines]
+    # The head of a log is where a line begins, not where one goes on.
+    broken = [n for n, (a, b) in enumerate(pairwise(lines)) if a and b and not heads[n + 1]]
+    pairs = [lines[n] + glue + lines[n + 1] for n in broken for glue in (b" ", b"")]
     if not pairs:
         return
     joined = scanner.scan(scans[0].name, [b"\n".join(pairs)])
@@ -250,7 +257,7 @@ def _unwrap(
     # Line numbers of the joined text mean nothing to the reader.
     for cause_id, candidate in again.items():
         if found.get(cause_id) is candidate:
-            candidate.evidence = [replace(e, line=1 + (e.line - 1) // 2) for e in candidate.evidence]
+            candidate.evidence = [replace(e, line=1 + broken[(e.line - 1) // 2]) for e in candidate.evidence]
 
 
 def _respell(

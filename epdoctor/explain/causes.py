@@ -241,10 +241,10 @@ def _validate_signature(signature: Any, refuse: Any) -> None:
 def _validate_regex(regex: str, example: str, refuse: Any, *, literal: bool) -> None:
     import re2
 
-    from epdoctor.explain.match import compile_regex, spans_lines
+    from epdoctor.explain.match import compile_once, spans_lines
 
     try:
-        compiled = compile_regex(regex)
+        compiled = compile_once(regex)
     except re2.error as error:
         raise refuse(f"regex {regex!r}: {error}") from error
     texts = [example] if spans_lines(regex) and not literal else example.splitlines()

@@ -7,6 +7,16 @@ from __future__ import annotations
 
 import re
 
+from epdoctor.explain.changes import (
+    HEADING,
+    PERSON,
+    QUOTED,
+    begins_change,
+    is_bare_changelog,
+    is_changelog,
+    is_entry,
+    is_history,
+)
 from epdoctor.explain.guards import is_log_line, names_fault
 
 _HEAD_CHARACTERS = 16_000
@@ -15,46 +25,12 @@ _FEW_WORDS = 12
 _SINGLE = 700
 """A longer paragraph is not searched for the marks of talk."""
 
-# Keep a changelog, GNU NEWS, GitHub releases, Debian: a version or a heading, then what was done.
-_RELEASE_HEADING = re.compile(
-    r"(?i)^\s{0,3}(release |version )?(#{1,4}\s{1,4}|\*\*"
-    r"|=+\s)?(\[?v?\d{1,4}\.\d{1,4}(\.\w{1,12}){0,3}\]?(-(rc)?\d{1,3})?(\s{0,3}[\-\u2013(:].{0,80}| highlights)?(\*\*)?|news\b.{0,40}"
-    r"|change ?log\b.{0,60}|changes (in|since) .{1,40}|release notes?\b.{0,60}|what(['\u2019]s| is) (new|changed|fixed).{0,40}|[\w .]{2,40}\brelease notes?\W{0,4}"
-    r"|(bug ?)?fix(es|ed)?( issues)?|added|changed|removed|deprecated|security|known issues|breaking changes|features|improvements"
-    r"|key features.{0,40}|limitations|compatibility|misc(ellaneous)?|docs|documentation|other)\W{0,6}$"
-)
-_CHANGE = re.compile(
-    r"(?i)^\s{0,12}([\-*+\u2022]|\d{1,3}[.)])\s{1,4}(#\d{1,7} ?)?((\[\w[\w /\-]{0,20}\]){1,4}\s?|\*\*[\w /()\-]{1,30}:?\*\*:?\s?"
-    r"|[\w/+\-]{2,16}: ?)?(\([\w /\-]{1,20}\) ?)?"
-    r"(fix(e[sd])?|add(ed|s)?|remove[sd]?|improve[sd]?|drop(ped|s)?|bump(ed|s)?|update[sd]?|rename[sd]?|deprecate[sd]?|support(ed|s)?"
-    r"|docs?|feat(ure)?|chore|ci|test(s|ed)?|refactor(ed)?|perf|build|known issue|introduce[sd]?|enable[sd]?|allow(ed|s)?|revert(ed)?"
-    r"|clearer|better|more|new|no longer|do not|don't|avoid(ed|s)?|print(s|ed)?|fallback|handle[sd]?|clarif\w{1,5}|document(ed|s)?"
-    r"|resolve[sd]?|correct(ed|s)?|enhance[sd]?|replace[sd]?|move[sd]?|raise[sd]?|report(s|ed)?|explain(s|ed)?)\b"
-)
-_PLAIN_CHANGE = re.compile(
-    r"^\s{1,12}(Fix(e[sd])?|Add(ed|s)?|Remove[sd]?|Improve[sd]?|Update[sd]?|Support|Enable[sd]?|Avoid|Allow|Print|Handle|Reduce[sd]?|Bump"
-    r"|Drop|Rename[sd]?) [a-zA-Z]"
-)
-"""Without a mark in front, as in NCCL's release notes: below a heading only."""
-_NO_LONGER = re.compile(
-    r"(?i)^\s{0,12}[\-*+\u2022]\s.{0,200}\b(no longer|is now|are now|now returns?|instead of|race (that|which))\b"
-)
-_NEWS = re.compile(
-    r"(?i)^\W{0,6}(change ?log|changes (in|since) |release notes|news\b|what(['\u2019]s| is) (new|changed|fixed)|.{1,40} release notes)"
-)
-_BULLET = re.compile(r"^\s{0,12}([\-*+\u2022]|\d{1,3}[.)])\s{1,4}\S")
-_CONVENTIONAL = re.compile(
-    r"^\s{0,8}(fix|feat|docs|test|tests|chore|refactor|ci|build|perf|style|revert)(\([\w ,/.\-]{1,40}\))?!?: \S"
-)
-_SHORT_HASH = re.compile(r"^\W{0,4}[0-9a-f]{7,12} (\([^)]{1,80}\) )?\S")
-_COMMIT = re.compile(r"^(commit [0-9a-f]{4,40}( \(.{1,120}\))?\s{0,3}$|Author: .{1,80}<|From [0-9a-f]{40} )")
-_DIFF = re.compile(r"^(diff --git |@@ -\d{1,7}(,\d{1,7})? \+\d|Index: \S|--- a/|\+\+\+ b/)")
 # Code review and its platforms.
 _REVIEW = re.compile(
     r"(?i)\bnit(pick)?s?\b\s{0,2}[:,]|^\W{0,3}nit\b|\bLGTM\b|\bsuggested change|\breview (on|of|for) (PR|MR|#|pull|merge)|\b(PR|MR) description\b"
     r"|\b(pull|merge) request\b.{0,80}\b(adds?|fix(es)?|renames?|removes?|approv\w{1,4})|\bapprov(ed|ing) (otherwise|once|after|with)"
     r"|^\W{0,3}(reviewer|author)( ?\d)?: |\brest LGTM\b|\bplease (rename|reword|squash|rebase)\b|\bcode review\b|\bno behaviou?r change"
-    r"|\bapproving\b|\blooks good to me\b|\bstyle guide\b"
+    r"|\bwhat this (PR|MR|change) does\b|^\W{0,3}checklist\W{0,3}$|\bapproving\b|\blooks good to me\b|\bstyle guide\b"
     r"|\bcan we make this (a|an)\b|^> ?[+\-] "
 )
 _QUOTED_CHANGE = re.compile(r"^> ?[+\-]")
@@ -106,12 +82,16 @@ _STRICT_CODE = re.compile(
     r"|else:|#\s?(include|define|ifdef|ifndef|endif)\b|@\w{1,60}(\(|\s{0,3}$)|.{0,200}[;{]\s{0,3}$|fi\s{0,3}$|done\s{0,3}$|.{1,120}; (then"
     r"|do)\s{0,3}$|echo \"|[a-z_]\w{0,60}: \w{1,40}( = .{1,40})?,\s{0,3}$)"
 )
-_HEADING = re.compile(r"^#{1,4} \w")
+_TEST_SOURCE = re.compile(r"^\s{0,8}(async )?def test_\w{1,80}\(")
 _TICKET_HEADING = re.compile(
     r"(?i)^#{1,4} .{0,40}\b(bug|environment(?! variables)|happen(s|ed)|logs?|output|steps|reproduc\w{1,5}|expected|actual|describe|summary"
     r"|incident|timeline"
     r"|impact|error|problem|issue|symptoms?|traceback)\b"
 )
+_SAYS_FAULT = re.compile(
+    r"^[^#=]{0,120}(\w(Error|Exception)|[Ww]arning|WARN(ING)?|[Ee]rror|ERROR|\b[Ff]ailed\b.{0,80})\b:? "
+)
+"""A program's message, pasted below the file that has its settings."""
 _SET = re.compile(r"^[A-Za-z_][\w.\-]{1,80} ?= ?\S")
 _FRAME = re.compile(r'^\s{0,12}File "|^Traceback \(|^\W{0,3}[\w.]{1,80}(Error|Exception): ')
 _SEARCHING = re.compile(
@@ -134,6 +114,8 @@ _ALL_PASSED = re.compile(
 _COMPARED = re.compile(r"^E {2,8}(AssertionError: )?(assert |[\-+?] )")
 """pytest shows the two texts that a test compared."""
 _DONE = re.compile(r"\[[xX]\]")
+_ANSWER = re.compile(r"\"object\": ?\"(chat\.completion|text_completion|response)\b")
+"""What a model answered."""
 _HELP_METRIC = re.compile(r"^# (HELP|TYPE) \w")
 _LIST_OF_SIGNALS = re.compile(r"^\s{0,8}\w{2,60}SIGNALS?=(SIG\w{2,10},?){1,20}$")
 _TABLE_HEAD = re.compile(
@@ -151,15 +133,18 @@ _TALK = re.compile(
     r"|glossary|lecture|homework|interview question|example output|for reference only|just an example|i invented|made[ -]up|hypothetical(ly)?)\b"
 )
 _PLAN = re.compile(
-    r"(?i)\b(slides outline|agenda|post mortem of|quiz for|released today|translation check|glossary|homework|next sprint|(lunch|tech|short"
+    r"(?i)\b(slides outline|agenda|post mortem of|quiz for|released today|translation check|glossary|homework|next sprint|proof-?read|(lunch|tech|short"
     r"|lightning) talk|roadmap|backlog|sprint plan\w{0,4}"
     r"|todo before|man ?page excerpt)\b|^\W{0,3}(readme|todo|roadmap|runbook|post|poll|survey|newsletter): "
 )
-_QUOTED = re.compile(
-    r"`[^`\n]{3,300}`|\"[^\"\n]{3,300}\"|\u201c[^\u201d\n]{3,300}\u201d|(?<![A-Za-z])'[^'\n]{6,300}'(?![A-Za-z])"
-)
 _MESSAGE = re.compile(r"(?<![=\w])([\"`])\w[^\"`\n=]{1,80} [^\"`\n=]{1,80} [^\"`\n=]{1,80}\1")
-_PERSON = re.compile(r"(?i)\b(i|we|my|our|us|me|you)\b")
+_ADVICE = re.compile(
+    r"(?i)\bif you (see|get|find|hit|encounter) [`\"']|(?m:^)\s{0,8}(!!! \w{3,12}\b|> \[!\w{3,12}\])|\bvalues accepted\b|\bthis event is logged when\b"
+    r"|(?-i:\b[A-Z][A-Z0-9_]{5,60}) (environment )?(variable|setting|option) (controls|specifies|sets|defines)\b"
+    r"|^\W{0,4}(note|nb): .{0,200}\b(on|for|with) (\w{1,20} )?(systems|nodes|machines|clusters|GPUs|NICs)\b"
+    r"|\bthe table (below|above|at the end|in)\b|\b(this|the next) (page|section|chapter|guide) (lists|describes|explains|covers)\b"
+)
+_OWNED = re.compile(r"(?i)\b(i|we|my|our|me)\b")
 _COMPLAINT = re.compile(
     r"(?i)\b(we|i) (\w{1,12} ){0,2}(get|got|gets|see|saw|seeing|keep|lost|lose|hit|tried|cannot|can't|cant|ran into|run into|need help)\b"
     r"|\b(our|my|the|all|every|each|both) (\w{1,20} ){0,4}(fail(s|ed|ing)?|crash(es|ed|ing)?|hangs?|hung|died?|dies|dying|stop(s|ped)?"
@@ -187,20 +172,20 @@ def is_about_errors(text: str) -> bool:
     lines = [line for line in head.splitlines() if line.strip()]
     if not lines:
         return False
-    if len(lines) > 1 and (_COMMIT.match(lines[0][:200]) or _DIFF.match(lines[0][:200])):
+    if len(lines) > 1 and begins_change(lines[0]):
         return True
     # A person's trouble goes into a few lines; comments and prose of long sources have all words.
-    if len(lines) >= _LONG and (_is_code(lines) or _is_manual(lines) or _is_changelog(lines)):
+    if len(lines) >= _LONG and (_is_code(lines) or _is_manual(lines) or is_changelog(lines)):
         return True
     if len({mark[0].lower() for mark in _REVIEW.finditer(head)}) > 1:
         return True
-    if _is_bare_changelog(lines):
+    if is_bare_changelog(lines) or _is_advice(head, lines):
         return True
     if _complains(head):
         return False
     return (
-        _is_changelog(lines)
-        or _is_history(lines)
+        is_changelog(lines)
+        or is_history(lines)
         or _is_review(head, lines)
         or _is_help(lines)
         or _is_code(lines)
@@ -224,16 +209,17 @@ def is_mention(line: str, about_errors: bool) -> bool:
         or _COMPARED.match(shown)
         or _LIST_OF_SIGNALS.match(shown)
         or _is_pattern(shown)
+        or _ANSWER.search(shown)
         or (_SEARCHING.match(shown) and not _ANSWERED.search(shown))
     ):
         return True
-    if about_errors and (_CHANGE.match(shown) or _QUOTED_CHANGE.match(shown) or _REVIEW.search(shown)):
+    if about_errors and (is_entry(shown) or _QUOTED_CHANGE.match(shown) or _REVIEW.search(shown)):
         return True  # whatever it quotes
     return (
         about_errors
         and not shown.startswith('{"')
         and not (
-            is_log_line(_QUOTED.sub(" ", shown)) or _SOURCE_PLACE.match(shown) or _is_argument_error(shown)
+            is_log_line(QUOTED.sub(" ", shown)) or _SOURCE_PLACE.match(shown) or _is_argument_error(shown)
         )
     )
 
@@ -249,60 +235,26 @@ def _is_argument_error(line: str) -> bool:
 
 def _is_pattern(line: str) -> bool:
     """Alternatives in quotes, on a line that no program's log begins."""
-    return "|" in line and bool(_ALTERNATIVES.search(line)) and not is_log_line(_ALTERNATIVES.sub(" ", line))
+    return (
+        "|" in line
+        and " = -1 E" not in line
+        and bool(_ALTERNATIVES.search(line))
+        and not is_log_line(_ALTERNATIVES.sub(" ", line))
+    )
 
 
 def _complains(text: str) -> bool:
     """A person tells of trouble here, whatever form the text has."""
-    return bool(_COMPLAINT.search(_QUOTED.sub(" ", text)))
-
-
-def _is_change(line: str) -> bool:
-    return bool(_CHANGE.match(line[:300]) or _NO_LONGER.match(line[:300]))
-
-
-def _is_changelog(lines: list[str]) -> bool:
-    headings = sum(bool(_RELEASE_HEADING.match(line[:200])) for line in lines)
-    changes = sum(_is_change(line) for line in lines)
-    bullets = sum(bool(_BULLET.match(line[:40])) for line in lines)
-    runs = sum(is_log_line(line) for line in lines)
-    # A version and the kind of change above them: whatever words the entries begin with.
-    if bullets and (headings >= 2 or _NEWS.match(lines[0][:200])):
-        changes = bullets
-    if headings and not bullets:
-        changes = sum(bool(_PLAIN_CHANGE.match(line[:80])) for line in lines)
-    if not changes or 2 * changes < bullets:
-        return False
-    # A paragraph under a bullet goes over several lines in long release notes.
-    return (headings > 0 or changes >= 3) and 2 * (headings + changes) + bullets > runs * 2
-
-
-def _is_bare_changelog(lines: list[str]) -> bool:
-    """Nothing but a release's heading and its entries, told by nobody: "no longer crashes" complains of nothing."""
-    heads = sum(bool(_RELEASE_HEADING.match(line[:200]) or _HEADING.match(line)) for line in lines)
-    bullets = [line for line in lines if _BULLET.match(line[:40])]
-    changes = sum(_is_change(line) for line in bullets)
-    told = any(_PERSON.search(_QUOTED.sub(" ", line)) for line in lines)
-    return (
-        bool(heads)
-        and heads + len(bullets) == len(lines)
-        and 3 * changes >= 2 * max(3, len(bullets))
-        and not told
-    )
+    return bool(_COMPLAINT.search(QUOTED.sub(" ", text)))
 
 
 def _is_settings(lines: list[str]) -> bool:
     """Settings, each with a comment on what it means: `ucx_info -cf`, a sysctl.conf."""
+    if any(_SAYS_FAULT.search(line[:400]) for line in lines):
+        return False
     comments = sum(line.startswith(("# ", "#\t")) for line in lines)
     settings = sum(bool(_SET.match(line[:200])) for line in lines)
     return comments >= 2 and settings >= 2 and comments + settings >= len(lines) - 2
-
-
-def _is_history(lines: list[str]) -> bool:
-    if any(_COMMIT.match(line[:200]) or _DIFF.match(line[:200]) for line in lines[:12]):
-        return True
-    named = sum(bool(_CONVENTIONAL.match(line[:200]) or _SHORT_HASH.match(line[:200])) for line in lines)
-    return named == len(lines) or (named >= 2 and 2 * named > len(lines))
 
 
 def _is_review(head: str, lines: list[str]) -> bool:
@@ -326,6 +278,8 @@ def _is_code(lines: list[str]) -> bool:
         return False
     if sum(is_log_line(line) or line.startswith('{"') for line in lines) * 20 > len(lines):
         return False
+    if any(_TEST_SOURCE.match(line[:120]) for line in lines[:8]):
+        return True
     strict = sum(bool(_STRICT_CODE.match(line[:300])) for line in lines)
     if strict >= 5 and 4 * strict >= len(lines):
         return True
@@ -335,7 +289,7 @@ def _is_code(lines: list[str]) -> bool:
 
 def _is_manual(lines: list[str]) -> bool:
     """A page in Markdown: headings, none of them a ticket's, and no line of a run."""
-    headings = sum(bool(_HEADING.match(line)) for line in lines)
+    headings = sum(bool(HEADING.match(line)) for line in lines)
     return (
         headings >= 3
         and len(lines) >= 25
@@ -355,11 +309,18 @@ def _is_reference(head: str, lines: list[str]) -> bool:
     return 2 * len(asked) >= len(lines) >= 2 and {"Q", "A"} <= set(asked)
 
 
+def _is_advice(head: str, lines: list[str]) -> bool:
+    """A manual's few sentences: what is done when something is seen, and of nobody's machine."""
+    if len(lines) > 6 or len(head) > _SINGLE or any(is_log_line(QUOTED.sub(" ", line)) for line in lines):
+        return False
+    return bool(_ADVICE.search(head)) and not _OWNED.search(head)
+
+
 def _is_talk(head: str, lines: list[str]) -> bool:
     """A person's few sentences that quote messages and are on documents, tests or plans."""
     if len(lines) > 6 or len(head) > _SINGLE:
         return False
-    bare = _QUOTED.sub(" ", head)
+    bare = QUOTED.sub(" ", head)
     if any(is_log_line(line) or is_command(line) for line in bare.splitlines()):
         return False
     if _PLAN.search(bare):
@@ -370,7 +331,7 @@ def _is_talk(head: str, lines: list[str]) -> bool:
     if len(_DONE.findall(bare)) >= 3 and "[ ]" not in bare:
         return True
     short = len(bare.split()) <= _FEW_WORDS  # a longer one tells something, in whatever language
-    if len(lines) == 1 and short and len(_MESSAGE.findall(head)) >= 2 and not _PERSON.search(bare):
+    if len(lines) == 1 and short and len(_MESSAGE.findall(head)) >= 2 and not PERSON.search(bare):
         return True
     return bare != head and bool(_TALK.search(bare)) and not names_fault(bare)
 

@@ -14,19 +14,20 @@ _SYMPTOM = re.compile(
     r"(?i)error|fail|(?<!de)fault|exception|abort|crash|cannot|\bcan ?not|n['\u2019`]t\b|\b(do|does|did|is|are|was|ca|could|wo|would|has"
     r"|have)nt\b|\bnot\b|\bno\b|never"
     r"|unable|denied|refus|time[sd]? ?-?out"
-    r"|invalid|missing|mismatch|differ|hang|hung|stuck|flaky|unstable|kill|dead|\bdie[sd]?\b|dying|lost|los[et]|broke|break|corrupt|exceed|exhaust|too "
+    r"|invalid|missing|mismatch|differ|\bhang|\bhung|stuck|flaky|unstable|kill|dead|\bdie[sd]?\b|dying|lost|los[et]|\bbroken?\b|break|corrupt|exceed|exhaust|too "
     r"|slow|wrong|bad\b|drop|down\b|unknown|undefined|un(available|supported|expected|reachable)|fall|fell|gone|conflict"
-    r"|collision|forg[eo]t|leak|reset|block|reject|garbage|oom\b|out of|instead|without|only|xid|stale|empty|old\b|full\b|already|\bstop(s"
+    r"|collision|forg[eo]t|leak|\breset|block|reject|garbage|(?<![a-z])oom\b|out of|instead|without|only|xid|stale|empty|\bold\b|\bfull\b|already|\bstop(s"
     r"|ped)\b|\bassert|degrad|collaps|still (on|at)\b|\b50[234]\b|\bsits?\b"
     r"|\bfehl|geht nicht|l(\u00e4|ae)uft nicht|startet nicht|kein[e ]|abgest(\u00fc|ue)rzt|h(\u00e4|ae)ngt|\b(\u00e9|e)chou"
     r"|introuvable|impossible|panne\b|ne (marche|d(\u00e9|e)marre)"
     r"|falsch|\bbleib\w{0,4} (\w{1,20} ){0,3}(stehen|h(\u00e4|ae)ngen)|st(\u00fc|ue)rzt|fehlt|bricht|abgebrochen|verweiger|kaputt|langsam|funktioniert n"
-    r"|plante\b|erreur|bloqu|refus(e|\u00e9)|manqu|ne (fonctionne|trouve)|no (funciona|arranca|conecta|encuentra)|\bfalla|se cuelga|lent[eo]?\b"
+    r"|plante\b|erreur|bloqu|refus(e|\u00e9)|manqu|ne (fonctionne|trouve)|no (funciona|arranca|conecta|encuentra)|\bfalla|se cuelga|\blent[eo]?\b"
 )
 _ASKS_HOW = re.compile(r"(?i)^\W{0,3}(how|what|whats|which)\b[^?]{0,400}\?")
 _FAULT = re.compile(
     r"(?i)error|fail|(?<!de)fault|exception|abort|crash|cannot|\bcan ?not|\b(wo|ca|does|did|is)n['\u2019`]?t\b|unable|denied|refus|time[sd]? ?-?out"
-    r"|invalid|missing|mismatch|hang|hung|stuck|flaky|unstable|kill|dead|\bdie[sd]?\b|lost|broke|corrupt|slow|wrong|garbage|oom\b|out of|xid"
+    r"|invalid|missing|mismatch|\bhang|\bhung|stuck|flaky|unstable|kill|dead|\bdie[sd]?\b|lost|\bbroken?\b|corrupt|slow|wrong|garbage|(?<![a-z])oom\b"
+    r"|out of|\bxid"
     r"|complain|\bnever (work|start|c[oa]me|connect|finish|get|transfer|go)|geht nicht|startet (nicht|kein)"
 )
 """The clearer ones: "how many ...? not deployed yet" tells of none."""
@@ -42,7 +43,8 @@ _NO_CASE = re.compile(
 )
 """Somebody who says that there is no case, or only asks."""
 _CLEAR_FAULT = re.compile(
-    r"(?i)error|fail|exception|abort|crash|denied|refus|time[sd]? ?-?out|hang|hung|stuck|kill|\bdie[sd]?\b|lost|broke|corrupt|garbage|oom\b|out of memory"
+    r"(?i)error|fail|exception|abort|crash|denied|refus|time[sd]? ?-?out|\bhang|\bhung|stuck|kill|\bdie[sd]?\b|lost|\bbroken?\b|corrupt|garbage"
+    r"|(?<![a-z])oom\b|out of memory"
     r"|\bxid (?!\d{2,3} mean)|slow|wrong|cannot|unable|\bwon['\u2019]?t\b|mismatch|missing"
 )
 _CLOSED = re.compile(
@@ -102,6 +104,8 @@ _COUNTED = re.compile(
     r"|remap|threshold|recover|drained)"
 )
 """What counters of faults are called: `rdma statistic`, `ethtool -S`, perfquery, nvidia-smi, DCGM, a shift's report."""
+_RAISED = re.compile(r"\w(Error|Exception): ")
+"""A sentence that ends in a setting: "RuntimeError: GIN is unavailable, EP_DISABLE_GIN=0"."""
 _NUMBER_LAST = re.compile(r"[\s,:=|]\d{1,20}$")
 _SAYS = re.compile(
     r"(?i)\b(cannot|unable|could not|can't|failed (to|with)|returned|exited|with|works|fails|because|but|was|got)\b|denied|refused"
@@ -125,7 +129,9 @@ _MAY_BE_HEALTHY = re.compile(
     r"(?i)(?<![\w.])(0|0x0+|no|none|n/a|false|pass(ed)?|inactive|not active|disabled|ok)\b|0\s{0,8}$|resolved|cleared|/\d{1,4}\s{1,40}(Running|Completed)|\d{3}\.\d{2}"
 )
 """One search instead of ten for the lines of a log, most of which report a fault."""
-_RESOLVED = re.compile(r"(?i)^\W{0,3}((alert|incident|alarm)s? )?(resolved|cleared)\b")
+_RESOLVED = re.compile(
+    r"(?i)^\W{0,3}((alert|incident|alarm)s? )?(resolved|cleared)\b|^.{0,40}\"status\": ?\"resolved\"|^(\w{1,20} ){0,3}OK ?[:\-] (?!.{0,400}\b(error|failed)\b)"
+)
 """How an alert manager heads what is over."""
 _VERSION = re.compile(r"(?<![\d.])\d{3}\.\d{2,3}(?:\.\d{2})?(?![\d.]*\d)")
 _AGREES = re.compile(r"(?i)\b(nothing|no(ne)?) (differs?|difference|mismatch)\b")
@@ -134,7 +140,7 @@ _FOREIGN = re.compile(
     r"|mongod|npm|yarn|pnpm|javac?|mvn"
     r"|gradle|terraform|svn|apache2?|httpd|php(-fpm)?|gem|haproxy|traefik|caddy|elasticsearch|kafka|zookeeper|rabbitmq(-server)?"
     r"|postfix\S{0,20}|dovecot|sshd"
-    r"|grafana(-server)?|jenkins|gitlab-runner|minio|vault|consul|named|squid|samba|smbd|cupsd)(\[\d{1,10}\])?: |^npm ERR!"
+    r"|grafana(-server)?|jenkins|gitlab-runner|minio|vault|consul|named|squid|samba|smbd|cupsd)(\[\d{1,10}\])?: |^npm ERR!|^Error from server \(NotFound\): "
     r"|^\d{4}/\d\d/\d\d [\d:]{8} \[\w{3,8}\] \d{1,10}#\d{1,10}: "
     r"|^Exception in thread \"|^java\.|^\s{1,8}at (java|org|com|sun)\."
     r"|^Caused by: (java|org|com)\.|^Error: error (creating|configuring|acquiring)|^\W{0,3}Error: .{0,60}\bterraform\b|^ORA-\d"
@@ -274,6 +280,8 @@ def is_healthy(line: str) -> bool:
         name = shown[: end.start()]
         return (
             len(name.split()) <= 8
+            and not name.endswith("!")
+            and not _RAISED.search(name)
             and not _NUMBER_LAST.search(name)
             and bool(_COUNTED.search(name))
             and not _SAYS.search(name)

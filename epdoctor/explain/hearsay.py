@@ -7,9 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from epdoctor.explain.documents import fails_tests, is_about_errors, is_command, is_mention, passes_tests
-from epdoctor.explain.guards import counts_faults, is_foreign, is_healthy, is_nothing
+from epdoctor.explain.guards import counts_faults, is_foreign, is_healthy, is_nothing, names_fault
 from epdoctor.explain.recovery import is_link_down, is_mild, is_success, may_recover, served, went_well
 from epdoctor.explain.scan import Hit, Scan, Window
 
@@ -17,13 +18,28 @@ _FOLLOWING = 8
 """Lines below a command or a table's head that are its values."""
 
 
-_PROBE = re.compile(r"\b(Readiness|Startup|Liveness) probe (failed|errored)")
+_PROBE = re.compile(
+    r"\b(Readiness|Startup|Liveness) probe (failed|errored)|^\s{0,8}(\S{1,20}\s{1,20})?Warning\s{1,20}[A-Z]\w{3,40}\s"
+)
+"""Events of a pod."""
+_CAME_UP = re.compile(r"(?m)\bcondition met\s{0,3}$|\bsuccessfully rolled out\b|\bAll replicas are ready\b")
+_COUNTS = re.compile(r"\bgrep (-\w{1,8} ){0,3}-\w{0,4}c\w{0,4}\b")
+"""A command whose answer is a number."""
 _READY = re.compile(r"(?m)^\s{1,8}Ready\s{1,30}True\b")
 _NOT_READY = re.compile(r"(?m)^\s{1,8}Ready:?\s{1,30}False\b|^\s{1,8}Restart Count:\s{1,20}([2-9]|\d\d)")
+
+_POD_ROW = re.compile(
+    r"(?m)^\s{0,8}\S{1,160}\s{1,80}(\d{1,4})/(\d{1,4})\s{1,40}(\w{3,40})\s{1,40}(\d{1,6})\b"
+)
+"""`kubectl get pods`."""
 
 _NAME = re.compile(r"^\s{0,20}[a-z]\w{2,60}:?\s{0,8}$")
 _ZERO = re.compile(r"^(0|0x0{1,16})$")
 """`tr ' ' '\\n'` puts a counter's value on the line below its name."""
+
+
+_CHOICE = re.compile(r"invalid choice: '([^'\n]{1,80})' \(choose from ([^)\n]{1,1500})\)")
+_ALIKE = 0.93
 
 
 @dataclass(frozen=True)
@@ -84,8 +100,11 @@ def without_hearsay(text: str) -> str:
     """A short text without the lines that are no report of a fault."""
     lines = text.splitlines()
     kept = []
+    ready = _is_ready(text)
     for number, line in enumerate(lines):
         if is_healthy(line.rstrip()) or is_foreign(line) or is_mention(line, False):
+            continue
+        if _is_misspelt(line) or (ready and _PROBE.search(line)):
             continue
         if (is_command(line) or _is_head(line)) and counts_faults(line):
             if _all_nil(lines[number + 1 : number + 1 + _FOLLOWING]):
@@ -112,14 +131,19 @@ def _all_tries(hits: list[Hit], count: int) -> bool:
 def _is_hearsay(hit: Hit, scan: Scan, about: bool) -> bool:
     if is_healthy(hit.text) or is_foreign(hit.text) or is_mention(hit.text, about):
         return True
-    if _PROBE.search(hit.text) and _is_ready(scan, hit):
+    if _PROBE.search(hit.text) and hit.window >= 0 and _is_ready(_text(scan.windows[hit.window].text)):
         return True
+    if _is_misspelt(hit.text):
+        return True
+    if is_command(hit.text) and _COUNTS.search(hit.text) and names_fault(hit.text):
+        return _below(scan, hit, 400).split("\n", 1)[0].strip() == "0"
     if _NAME.match(hit.text) and counts_faults(hit.text):
         value = _below(scan, hit, 400).split("\n", 1)[0].strip()
         return _ZERO.match(value) is not None
     if not (is_command(hit.text) or _is_head(hit.text)) or not counts_faults(hit.text):
         return False
-    return _all_nil(_below(scan, hit, 4000).splitlines()[:_FOLLOWING])
+    below = _below(scan, hit, 4000).splitlines()[:_FOLLOWING]
+    return _all_nil(below) or _columns_nil(hit.text, below)
 
 
 def _all_nil(below: list[str]) -> bool:
@@ -128,12 +152,38 @@ def _all_nil(below: list[str]) -> bool:
     return bool(values) and all(is_healthy(line.rstrip()) or is_nothing(line) for line in values)
 
 
-def _is_ready(scan: Scan, hit: Hit) -> bool:
-    """`kubectl describe` of a pod that is ready now: its events tell of the time before."""
-    if hit.window < 0:
+def _columns_nil(head: str, below: list[str]) -> bool:
+    """Under a head of names, those that count faults have nothing but zeros: the temperature beside them may be any."""
+    names = head.split(",")
+    counters = [column for column, name in enumerate(names) if counts_faults(name)]
+    rows = [row for row in (line.split(",") for line in below) if len(row) == len(names) > 1]
+    return bool(rows and counters) and all(is_nothing(row[column]) for row in rows for column in counters)
+
+
+def _is_ready(text: str) -> bool:
+    """A pod that is ready now, by `kubectl describe` or `get pods`: its events tell of the time before."""
+    if _NOT_READY.search(text):
         return False
-    text = scan.windows[hit.window].text.decode("utf-8", "replace")
-    return bool(_READY.search(text)) and not _NOT_READY.search(text)
+    if _READY.search(text) or _CAME_UP.search(text):
+        return True
+    pods = _POD_ROW.findall(text)
+    return bool(pods) and all(row[0] == row[1] and row[2:] == ("Running", "0") for row in pods)
+
+
+def _is_misspelt(line: str) -> bool:
+    """argparse lists what was meant: 'DeepEP_low_latency' beside 'deepep_low_latency'."""
+    found = _CHOICE.search(line[:2000])
+    if found is None:
+        return False
+    wanted = _letters(found[1])
+    return any(
+        SequenceMatcher(None, wanted, _letters(choice)).ratio() > _ALIKE
+        for choice in found[2].split(",")[:60]
+    )
+
+
+def _letters(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())[:60]
 
 
 def _is_head(line: str) -> bool:

@@ -77,12 +77,19 @@ def candidates(catalogue: Catalogue, scans: list[Scan]) -> dict[str, Candidate]:
                 weight = PHRASE if phrase and strength == "strong" else STRONG
                 weight = _weight(pattern, strength, quiet, frame, weight)
                 for cause_id in causes:
+                    shown = hit
                     if strength == "weak" and looks_alike(hit.text, catalogue[cause_id]):
-                        continue
+                        # The harmless twin may come first: c10d warns of IPv6, then fails with IPv4.
+                        other = [h for h in seen.hits if not looks_alike(h.text, catalogue[cause_id])]
+                        if not other:
+                            continue
+                        shown = other[0]
                     candidate = found.get(cause_id)
                     if candidate is None:
                         candidate = found[cause_id] = Candidate(catalogue[cause_id])
-                    candidate.evidence.append(_evidence(scan, hit, pattern, strength, seen.count, candidate))
+                    candidate.evidence.append(
+                        _evidence(scan, shown, pattern, strength, seen.count, candidate)
+                    )
                     candidate.first = min(candidate.first, place)
                     candidate.said_by_program |= strength == "strong" and not pattern.phrase
                     points.setdefault(cause_id, []).append(

@@ -45,6 +45,10 @@ _SERVES = re.compile(
     r"Application startup complete|\" 200\b|Avg (prompt|generation) throughput|Init COMPLETE"
 )
 _LINK_DOWN = re.compile(r"(?i)\blink (is )?(not ready|down)\b|\bcarrier lost\b")
+_PROBED = re.compile(
+    r"(?i)^\W{0,3}([$#>] )?(ping|ssh|nslookup|dig|dns|host|getent|traceroute|arping|telnet)\b"
+)
+"""That a name resolves, or a host answers, is no success of what failed above: it speaks for a firewall."""
 _NEVER_MILD = re.compile(
     r"(?i)\b(worker|pod|node|rank|lease|link|peer|client) (was )?(lost|died|expired|removed|down|gone)\b"
 )
@@ -90,5 +94,5 @@ def went_well(after: str, forgiven: Container[str] = ()) -> bool:
             continue
         if _TROUBLE.search(shown) and _TROUBLE.search(_HARMLESS.sub(" ", shown)):
             return False
-        good = good or bool(_SUCCESS.search(shown))
+        good = good or (bool(_SUCCESS.search(shown)) and not _PROBED.match(shown))
     return good

@@ -293,3 +293,27 @@ def test_a_peer_that_answers_a_ping_is_no_success() -> None:
 def test_a_head_of_counters_over_zeros() -> None:
     head = "timestamp, name, temperature.gpu, ecc.errors.uncorrected.volatile.total\n"
     assert named(head + "2025/12/01 10:00:00.000, NVIDIA H200, 38, 0\n") == []
+
+
+@pytest.mark.parametrize(
+    ("end", "fine"),
+    [
+        ("test_low_latency.py: all 1024 checks passed\n", True),
+        ("test_low_latency.py: dispatch timed out\n", False),
+        ("", False),
+    ],
+)
+def test_a_library_done_without(end: str, fine: bool) -> None:
+    text = "n1:80:80 [0] NVSHMEM INFO GDRCopy library not found. disabling GDRCopy.\n" + end
+    assert (named(text) == []) is fine
+
+
+def test_a_playbook_that_ends_without_a_failure() -> None:
+    recap = "PLAY RECAP ***\nn1 : ok=9 changed=2 unreachable=0 failed={} skipped=0 rescued=0 ignored=1\n"
+    task = 'fatal: [n1]: FAILED! => {"msg": "modprobe: FATAL: Module nvidia_peermem not found in directory /lib/modules"}\n'
+    assert named(task + "...ignoring\n\n" + recap.format(0)) == []
+    assert named(task + recap.format(1)) != []
+
+
+def test_a_module_taken_out_that_was_not_there() -> None:
+    assert named("rmmod: ERROR: Module gdrdrv is not currently loaded\nmodprobe gdrdrv: ok\n") == []

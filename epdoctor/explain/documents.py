@@ -116,6 +116,8 @@ _COMPARED = re.compile(r"^E {2,8}(AssertionError: )?(assert |[\-+?] )")
 _DONE = re.compile(r"\[[xX]\]")
 _ANSWER = re.compile(r"\"object\": ?\"(chat\.completion|text_completion|response)\b")
 """What a model answered."""
+_UNLOADED = re.compile(r"\brmmod: ERROR: Module \S{1,60} is not currently loaded")
+"""Taken out to be loaded anew, and it was not there: the step's own message."""
 _HELP_METRIC = re.compile(r"^# (HELP|TYPE) \w")
 _LIST_OF_SIGNALS = re.compile(r"^\s{0,8}\w{2,60}SIGNALS?=(SIG\w{2,10},?){1,20}$")
 _TABLE_HEAD = re.compile(
@@ -159,6 +161,9 @@ _COMPLAINT = re.compile(
     r"|^#{2,4} ?(describe the bug|your current environment|steps to reproduce|logs\b|relevant log|environment\b|expected behaviou?r|actual)"
     r"|\bwhat we tried"
     r"|\bwhy (do|does|did|is|are)\b|\bwhat does (this|that|it) mean\b|\bhow (do|can) (i|we) (fix|solve)"
+)
+_RECAP = re.compile(
+    r"(?m)^\S{1,120}\s{1,60}: ok=\d.{0,80}\bunreachable=(\d{1,6})\s.{0,20}\bfailed=(\d{1,6})\b"
 )
 _FAILED_RUN = re.compile(
     r"^[=! ]{2,80}.{0,40}\b[1-9]\d{0,5} (failed|errors?)\b|^FAILED \S{1,200}::|::\S{1,200} FAILED\b|^E {2,8}\S",
@@ -210,6 +215,7 @@ def is_mention(line: str, about_errors: bool) -> bool:
         or _LIST_OF_SIGNALS.match(shown)
         or _is_pattern(shown)
         or _ANSWER.search(shown)
+        or _UNLOADED.search(shown)
         or (_SEARCHING.match(shown) and not _ANSWERED.search(shown))
     ):
         return True
@@ -340,6 +346,12 @@ def passes_tests(text: str) -> bool:
     """A test run without a failure: whatever its tests made the program log, they wanted."""
     head = text[:_HEAD_CHARACTERS]
     return bool(_TEST_RUN.search(head) and _ALL_PASSED.search(head)) and not fails_tests(text)
+
+
+def plays_well(text: str) -> bool:
+    """A playbook's run whose recap counts no failure: what failed in it was expected ("...ignoring")."""
+    rows = _RECAP.findall(text[-_HEAD_CHARACTERS:])
+    return bool(rows) and all(row == ("0", "0") for row in rows)
 
 
 def fails_tests(text: str) -> bool:

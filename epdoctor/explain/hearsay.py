@@ -9,9 +9,24 @@ from collections.abc import Container
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from epdoctor.explain.documents import fails_tests, is_about_errors, is_command, is_mention, passes_tests
+from epdoctor.explain.documents import (
+    fails_tests,
+    is_about_errors,
+    is_command,
+    is_mention,
+    passes_tests,
+    plays_well,
+)
 from epdoctor.explain.guards import counts_faults, is_foreign, is_healthy, is_nothing, names_fault
-from epdoctor.explain.recovery import is_link_down, is_mild, is_success, may_recover, served, went_well
+from epdoctor.explain.recovery import (
+    is_link_down,
+    is_mild,
+    is_slight,
+    is_success,
+    may_recover,
+    served,
+    went_well,
+)
 from epdoctor.explain.scan import Hit, Scan, Window
 
 _FOLLOWING = 8
@@ -57,7 +72,7 @@ def drop_hearsay(scan: Scan, text: str, lasting: Container[int] = ()) -> Heard:
 
     `text`: the log, or its beginning where it is long. `lasting`: patterns of faults with which a service runs all
     the same; it served, so the others were none."""
-    if passes_tests(text):
+    if passes_tests(text) or plays_well(text):
         dropped = bool(scan.seen)
         scan.seen.clear()
         return Heard(True, dropped)
@@ -86,7 +101,7 @@ def _drop_served(scan: Scan, lasting: Container[int]) -> None:
     mild = {
         number: max(seen.hits, key=_line)
         for number, seen in scan.seen.items()
-        if number not in lasting and all(is_mild(hit.text) for hit in seen.hits)
+        if all(is_slight(hit.text) or (number not in lasting and is_mild(hit.text)) for hit in seen.hits)
     }
     forgiven: set[str] = set()
     for number, last in sorted(mild.items(), key=lambda item: (item[1].line, item[0]), reverse=True):

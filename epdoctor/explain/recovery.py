@@ -39,16 +39,20 @@ _SUCCESS = re.compile(
     r"|\" 200\b|\bserving on\b|\blistening (on|at)\b|\bbus bandwidth\b|\bpassed\b|\b(is|are|now|:) ready\b|\bready,|\bregistered\b|exit (status|code):? 0\b"
     r"|\bsuccess(ful(ly)?)?\b|\bsucceeded\b|\bstartup finished\b|\btook \d{1,6}\.?\d{0,6} s(econds)?\b|\bresolved\b|\brequests? served\b|\b(ok|done|online)\W{0,3}$"
     r"|(?<!not )(?<!not yet )(?<!/)\bhealthy\b(?![ -](check|threshold|node count))"
+    r"|\blink (is )?up\b"
     r"|\bReady\s{1,30}True\b|\blease granted\b|\b(answered|status|code|returned)[ =:]{1,2}200\b|\bstarted\b.{0,40}\bserver\b|\bStarting .{0,40}server.{0,20} on http"
 )
 _SERVES = re.compile(
     r"Application startup complete|\" 200\b|Avg (prompt|generation) throughput|Init COMPLETE"
 )
-_LINK_DOWN = re.compile(r"(?i)\blink (is )?(not ready|down)\b|\bcarrier lost\b")
+_LINK_DOWN = re.compile(r"(?i)\blink (is )?(not ready|down)\b|\bcarrier lost\b|\bcable unplugged\b")
 _PROBED = re.compile(
     r"(?i)^\W{0,3}([$#>] )?(ping|ssh|nslookup|dig|dns|host|getent|traceroute|arping|telnet)\b"
 )
 """That a name resolves, or a host answers, is no success of what failed above: it speaks for a firewall."""
+_SLIGHT = re.compile(
+    r"\b(DEBUG|TRACE)\b|(?i:\bdisabling gdrcopy\b|\bskipping (the )?(device|port|nic|hca|this)\b|\. skipping\b)"
+)
 _NEVER_MILD = re.compile(
     r"(?i)\b(worker|pod|node|rank|lease|link|peer|client) (was )?(lost|died|expired|removed|down|gone)\b"
 )
@@ -67,6 +71,13 @@ def is_mild(line: str) -> bool:
     """Logged as information or a warning, and no word of an end in it."""
     shown = line[:400]
     return bool(_MILD.search(shown[:200])) and not _GRAVE.search(shown) and "NCCL WARN" not in shown
+
+
+def is_slight(line: str) -> bool:
+    """Tells a developer what is tried, or names one device or library that is done without.
+
+    Where all ends well this is nothing, not even for a fault with which a service runs all the same."""
+    return bool(_SLIGHT.search(line[:400]))
 
 
 def served(above: str) -> bool:
@@ -90,7 +101,7 @@ def went_well(after: str, forgiven: Container[str] = ()) -> bool:
     good = False
     for line in after[:_SEARCHED].splitlines():
         shown = line[:400]
-        if may_recover(shown) or shown.strip() in forgiven:
+        if may_recover(shown) or is_slight(shown) or shown.strip() in forgiven:
             continue
         if _TROUBLE.search(shown) and _TROUBLE.search(_HARMLESS.sub(" ", shown)):
             return False

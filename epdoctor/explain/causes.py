@@ -12,6 +12,7 @@ from typing import Any
 from epdoctor.compiled import load_compiled, read_yaml, yaml_files
 from epdoctor.exceptions import CatalogError
 from epdoctor.explain.literals import MIN_LENGTH, required_literals
+from epdoctor.explain.match import DIFFER, SAME
 from epdoctor.model import Action
 from epdoctor.paths import data_dir
 
@@ -19,7 +20,7 @@ STRENGTHS = ("strong", "weak", "context", "deciding", "excluding")
 _AROUND = ("context", "deciding", "excluding")
 PERSON = "any"
 """The `program` of a signature for what people and notes of any origin say."""
-_FORMAT = 8
+_FORMAT = 9
 """Part of the cache's name: raised whenever the compiled form changes."""
 
 _REQUIRED = {"id", "title", "layer", "action", "meaning", "signatures", "fix", "references", "since"}
@@ -27,7 +28,9 @@ _OPTIONAL = {
     "silent", "not", "consequences", "say", "tell_apart", "checks", "versions", "reports", "ambiguous_with",
     "neighbours", "goes_on",
 }  # fmt: skip
-_SIGNATURE = {"regex", "strength", "program", "version", "example", "more_examples", "literal"}
+_SIGNATURE = {
+    "regex", "strength", "program", "version", "example", "more_examples", "literal", "captures"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Signature:
     version: str
     example: str
     more_examples: tuple[str, ...] = ()
+    captures: str = ""
+    """differ | same: what the groups hold must differ, or be the same, around the cause's line (`match.compared`)."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,9 @@ class Cause:
     reports: int = 0
     """Public reports found; decides between causes that the text leaves equal."""
 
-    def regexes(self, strength: str) -> tuple[str, ...]:
-        """Of the signatures of this strength."""
-        return tuple(s.regex for s in self.signatures if s.strength == strength)
+    def of(self, strength: str) -> tuple[Signature, ...]:
+        """The signatures of this strength."""
+        return tuple(s for s in self.signatures if s.strength == strength)
 
 
 @dataclass(frozen=True)
@@ -233,20 +238,32 @@ def _validate_signature(signature: Any, refuse: Any) -> None:
     if signature["strength"] not in STRENGTHS:
         refuse(f"strength {signature['strength']!r} is not strong, weak, context, deciding or excluding")
     _texts(signature.get("more_examples", []), "more_examples", refuse)
+    if (captures := signature.get("captures", "")) not in ("", DIFFER, SAME):
+        refuse(f"captures {captures!r} is not {DIFFER} or {SAME}")
+    if captures and signature["strength"] not in _AROUND:
+        refuse("captures: for context, deciding and excluding signatures")
     for example in (signature["example"], *signature.get("more_examples", [])):
         needs = signature["strength"] not in _AROUND and not signature.get("literal")
-        _validate_regex(signature["regex"], example, refuse, literal=needs)
+        _validate_regex(signature["regex"], example, refuse, literal=needs, captures=captures)
 
 
-def _validate_regex(regex: str, example: str, refuse: Any, *, literal: bool) -> None:
+def _validate_regex(regex: str, example: str, refuse: Any, *, literal: bool, captures: str = "") -> None:
     import re2
 
-    from epdoctor.explain.match import compile_once, spans_lines
+    from epdoctor.explain.match import compared, compile_once, spans_lines
 
     try:
         compiled = compile_once(regex)
     except re2.error as error:
         raise refuse(f"regex {regex!r}: {error}") from error
+    if captures:
+        if compiled.groups not in (1, 2):
+            refuse(
+                f"regex {regex!r} needs one group or two, whose texts are compared; write others as (?:...)"
+            )
+        if compared(compiled, captures, example.encode()) is None:
+            refuse(f"what regex {regex!r} captures in {example!r} is not {captures}")
+        return
     texts = [example] if spans_lines(regex) and not literal else example.splitlines()
     if example and not any(compiled.search(text.encode()) for text in texts):
         refuse(f"regex {regex!r} does not match its example {example!r}")
@@ -270,6 +287,7 @@ def _cause(raw: Mapping[str, Any]) -> Cause:
                 str(s.get("version", "")),
                 s["example"],
                 tuple(s.get("more_examples", ())),
+                s.get("captures", ""),
             )
             for s in raw["signatures"]
         ),

@@ -42,6 +42,44 @@ def spans_lines(regex: str) -> bool:
     return "\\n" in regex
 
 
+DIFFER, SAME = "differ", "same"
+_MOST_COMPARED = 200
+
+
+def compared(compiled: Any, captures: str, text: bytes) -> Any:
+    """The match that shows that what the regex captures differs, or is the same, over `text`; None where it is not.
+
+    One group: its values are compared with each other ("max-num-seqs (\\d+)"). Two groups, one of them in each
+    match: the values of the one with those of the other ("driver (\\S+)|fabric manager (\\S+)")."""
+    sides: dict[int, dict[bytes, Any]] = {}
+    last: Any = None
+    number = 0
+    for number, match in enumerate(compiled.finditer(text)):
+        for side, value in enumerate(match.groups()):
+            if value is not None:
+                last = sides.setdefault(side, {}).setdefault(value.strip().lower(), match)
+        if number >= _MOST_COMPARED:
+            break
+    if compiled.groups == 1:
+        values = sides.get(0, {})
+        if captures == DIFFER:
+            return list(values.values())[1] if len(values) > 1 else None
+        return last if len(values) == 1 and number > 0 else None
+    if len(sides) < 2:
+        return None
+    one, other = sides[0], sides[1]
+    if captures == SAME:
+        return last if one.keys() == other.keys() else None
+    return next(
+        (
+            other.get(value) or one.get(value)
+            for value in (*other, *one)
+            if (value in one) != (value in other)
+        ),
+        None,
+    )
+
+
 def line_at(text: bytes, start: int, end: int) -> tuple[int, int]:
     """Bounds of the line around text[start:end], at most MAX_LINE bytes around it."""
     low = max(0, start - MAX_LINE // 2)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from epdoctor.explain.causes import Catalogue, Pattern
+from epdoctor.explain.causes import Catalogue, Pattern, Signature
 from epdoctor.explain.guards import is_log_line
-from epdoctor.explain.match import clip, compile_regex, line_at
+from epdoctor.explain.match import clip, compared, compile_regex, line_at
 from epdoctor.explain.result import CERTAIN, LIKELY, POSSIBLE, Candidate, CheckResult, Evidence
 from epdoctor.explain.scan import Hit, Scan
 from epdoctor.explain.times import clock
@@ -184,24 +184,24 @@ def _score(candidate: Candidate, points: list[_Point], scans: list[Scan]) -> Non
 
 def _contexts(candidate: Candidate, strength: str, scans: list[Scan]) -> list[Evidence]:
     """Signatures of this strength near the cause's own lines, one line each."""
-    regexes = candidate.cause.regexes(strength)
-    if not regexes:
+    signatures = candidate.cause.of(strength)
+    if not signatures:
         return []
     wanted: dict[str, set[int]] = {}
     own = {(item.file, item.line) for item in candidate.evidence}
     for item in candidate.evidence:
         wanted.setdefault(item.file, set()).add(item.line)
     found: list[Evidence] = []
-    for regex in regexes:
-        hit = _context(regex, scans, wanted)
+    for signature in signatures:
+        hit = _context(signature, scans, wanted)
         if hit is None or (strength == "context" and not candidate.strong and (hit.file, hit.line) in own):
             continue  # a weak line that is its own context says nothing twice
         found.append(hit)
     return found
 
 
-def _context(regex: str, scans: list[Scan], wanted: Mapping[str, set[int]]) -> Evidence | None:
-    compiled = compile_regex(regex)
+def _context(signature: Signature, scans: list[Scan], wanted: Mapping[str, set[int]]) -> Evidence | None:
+    compiled = compile_regex(signature.regex)
     for scan in scans:
         lines = wanted.get(scan.name)
         if not lines:
@@ -211,7 +211,10 @@ def _context(regex: str, scans: list[Scan], wanted: Mapping[str, set[int]]) -> E
             if not any(window.first_line <= line <= last for line in lines):
                 continue
             text = window.text.replace(b"\r", b"\n") if b"\r" in window.text else window.text
-            match = compiled.search(text)
+            if signature.captures:
+                match = compared(compiled, signature.captures, text)
+            else:
+                match = compiled.search(text)
             if match is not None:
                 start, end = match.span()
                 end = min(end, text.find(b"\n", start, end) % (len(text) + 1))

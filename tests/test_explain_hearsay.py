@@ -315,5 +315,23 @@ def test_a_playbook_that_ends_without_a_failure() -> None:
     assert named(task + recap.format(1)) != []
 
 
+def test_a_link_down_and_up_in_one_line() -> None:
+    assert "rdma-link-flapping" in named(
+        "mlx5_core 0000:1b:00.0 ens1np0: Link down (3rd time in 10 min), then Link up again 2 s later\n"
+    )
+
+
 def test_a_module_taken_out_that_was_not_there() -> None:
     assert named("rmmod: ERROR: Module gdrdrv is not currently loaded\nmodprobe gdrdrv: ok\n") == []
+
+
+def test_the_first_gpu_is_no_counter_at_zero() -> None:
+    line = "NVRM: GPU 0000:18:00.0: rm_init_adapter failed, device minor number {}"
+    assert named(line.format(0)) == named(line.format(3)) != []
+
+
+@pytest.mark.parametrize(
+    "text", ["changelog 0.33: a clear error where memlock is 64k, cannot register cq buf"]
+)
+def test_one_line_of_a_changelog(text: str) -> None:
+    assert named(text) == []

@@ -136,6 +136,10 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
         maybe += unsure
     if not asked and has_words(shown) and len(text) <= TYPED_BYTES and text.count(b"\n") <= 6:
         ranked, maybe = _with_typed(catalogue, load_index(), [*ranked, *maybe], without_healthy(said))
+    if ranked and shown and is_program_output(shown) and not tells_of_trouble(shown):
+        quiet = [c for c in ranked if not c.strong and c.weak]
+        ranked = [c for c in ranked if c not in quiet]
+        maybe += quiet
     if ranked:
         bar = _RELATIVE * ranked[0].score
         ranked = [c for c in ranked if c.score >= bar]

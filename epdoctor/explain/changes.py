@@ -40,6 +40,7 @@ _ONE_CHANGE = re.compile(
     r"(?i)^\W{0,6}((release notes?|change ?log)\b.{0,30}[:\u2013\-] ?|(in|since) v?\d{1,3}\.\d{1,3}(\.\d{1,4})?[:,] )"
     r"(fixed|fixes|added|adds|removed|improved|resolved) (an?|the|several|some|for|support)\b"
 )
+_ONE_RELEASE = re.compile(r"(?i)^\W{0,4}(change ?log|release( notes?)?) v?\d{1,4}\.\d{1,4}(\.\w{1,8})?:")
 _BULLET = re.compile(r"^\s{0,12}([\-*+\u2022]|\d{1,3}[.)])\s{1,4}\S")
 _CONVENTIONAL = re.compile(
     r"^\s{0,8}(?i:fix|feat|docs|test|tests|chore|refactor|ci|build|perf|style|revert|breaking|helm)(\([\w ,/.\-]{1,40}\))?!?: \S"
@@ -91,7 +92,7 @@ def is_changelog(lines: list[str]) -> bool:
 
 def is_bare_changelog(lines: list[str]) -> bool:
     """Nothing but a release's heading and its entries, told by nobody: "no longer crashes" complains of nothing."""
-    if len(lines) <= 3 and _ONE_CHANGE.match(lines[0][:300]):
+    if len(lines) <= 3 and (_ONE_CHANGE.match(lines[0][:300]) or _ONE_RELEASE.match(lines[0][:60])):
         return True
     heads = sum(bool(_RELEASE_HEADING.match(line[:200]) or HEADING.match(line)) for line in lines)
     bullets = [line for line in lines if _BULLET.match(line[:40])]

@@ -106,6 +106,10 @@ _COUNTED = re.compile(
 """What counters of faults are called: `rdma statistic`, `ethtool -S`, perfquery, nvidia-smi, DCGM, a shift's report."""
 _RAISED = re.compile(r"\w(Error|Exception): ")
 """A sentence that ends in a setting: "RuntimeError: GIN is unavailable, EP_DISABLE_GIN=0"."""
+_NAMES_ONE = re.compile(
+    r"(?i)(\b(number|index|device|minor|rank|gpu|port|node|id|version|code)|type)\W{0,3}$"
+)
+"""Zero is the first of many there: "failed, device minor number 0"."""
 _NUMBER_LAST = re.compile(r"[\s,:=|]\d{1,20}$")
 _SAYS = re.compile(
     r"(?i)\b(cannot|unable|could not|can't|failed (to|with)|returned|exited|with|works|fails|because|but|was|got)\b|denied|refused"
@@ -282,6 +286,7 @@ def is_healthy(line: str) -> bool:
             len(name.split()) <= 8
             and not name.endswith("!")
             and not _RAISED.search(name)
+            and not _NAMES_ONE.search(name)
             and not _NUMBER_LAST.search(name)
             and bool(_COUNTED.search(name))
             and not _SAYS.search(name)

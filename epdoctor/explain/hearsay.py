@@ -82,7 +82,8 @@ def drop_hearsay(scan: Scan, text: str, lasting: Container[int] = ()) -> Heard:
     for number, seen in list(scan.seen.items()):
         kept = [hit for hit in seen.hits if not _is_hearsay(hit, scan, about)]
         if _all_tries(kept, seen.count):
-            tries = [hit for hit in kept if not is_success(hit.text)]
+            # A line may say both: "Link down, then Link up again".
+            tries = [hit for hit in kept if not is_success(hit.text)] or kept
             last = max(tries, key=_line)
             if last.line not in well:
                 well[last.line] = went_well(_below(scan, last))

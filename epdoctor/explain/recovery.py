@@ -39,7 +39,7 @@ _SUCCESS = re.compile(
     r"|\" 200\b|\bserving on\b|\blistening (on|at)\b|\bbus bandwidth\b|\bpassed\b|\b(is|are|now|:) ready\b|\bready,|\bregistered\b|exit (status|code):? 0\b"
     r"|\bsuccess(ful(ly)?)?\b|\bsucceeded\b|\bstartup finished\b|\btook \d{1,6}\.?\d{0,6} s(econds)?\b|\bresolved\b|\brequests? served\b|\b(ok|done|online)\W{0,3}$"
     r"|(?<!not )(?<!not yet )(?<!/)\bhealthy\b(?![ -](check|threshold|node count))"
-    r"|\blink (is )?up\b"
+    r"|\blink (is )?up\b|\bcreated ucp context\b|\b(inter|intra)-node cfg#\d|\bbandwidth:? {1,3}\d{1,4}\.?\d{0,4} ?[GM]B/s"
     r"|\bReady\s{1,30}True\b|\blease granted\b|\b(answered|status|code|returned)[ =:]{1,2}200\b|\bstarted\b.{0,40}\bserver\b|\bStarting .{0,40}server.{0,20} on http"
 )
 _SERVES = re.compile(

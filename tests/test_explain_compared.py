@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epdoctor.explain.match import DIFFER, SAME, compared, compile_regex
+from epdoctor.explain.match import DIFFER, SAME, compared, compile_once
 
 ONE = r"--max-num-seqs[ =](\d+)"
 TWO = r"driver version: (\S+)|fabric manager version: (\S+)"
 
 
 def holds(regex: str, captures: str, text: str) -> bool:
-    return compared(compile_regex(regex), captures, text.encode()) is not None
+    return compared(compile_once(regex, captures=True), captures, text.encode()) is not None
 
 
 @pytest.mark.parametrize(
@@ -36,12 +36,12 @@ def test_values_compared(regex: str, text: str, differ: bool, same: bool) -> Non
 
 
 def test_what_is_shown_is_the_line_that_differs() -> None:
-    found = compared(compile_regex(TWO), DIFFER, b"driver version: 1\nfabric manager version: 2\n")
+    found = compared(compile_once(TWO, captures=True), DIFFER, b"driver version: 1\nfabric manager version: 2\n")
     assert found[0] == b"fabric manager version: 2"
 
 
 @given(st.binary(max_size=2000), st.sampled_from([ONE, TWO]))
 def test_never_both(text: bytes, regex: str) -> None:
     text += b"--max-num-seqs 1 driver version: 1\n" + text
-    compiled = compile_regex(regex)
+    compiled = compile_once(regex, captures=True)
     assert compared(compiled, DIFFER, text) is None or compared(compiled, SAME, text) is None

@@ -253,7 +253,7 @@ def _validate_regex(regex: str, example: str, refuse: Any, *, literal: bool, cap
     from epdoctor.explain.match import compared, compile_once, spans_lines
 
     try:
-        compiled = compile_once(regex)
+        compiled = compile_once(regex, captures=bool(captures))
     except re2.error as error:
         raise refuse(f"regex {regex!r}: {error}") from error
     if captures:

@@ -215,7 +215,7 @@ def _line(hit: Hit) -> int:
 def _around(scan: Scan, hit: Hit) -> tuple[Window, int] | None:
     """The window that holds the hit's line, and where that line begins in it."""
     for window in scan.windows:
-        if window.first_line <= hit.line <= window.first_line + window.text.count(b"\n"):
+        if window.first_line <= hit.line <= window.last_line:
             start = 0
             for _ in range(hit.line - window.first_line):
                 start = window.text.find(b"\n", start) + 1
@@ -239,7 +239,7 @@ def _below(scan: Scan, hit: Hit, size: int = 1 << 16) -> str:
     if not end:
         return ""
     piece = window.text[end : end + size]
-    if window.first_line + window.text.count(b"\n") < scan.lines - 1 and size > 4000:
+    if window.last_line < scan.lines - 1 and size > 4000:
         piece += b"\n" + scan.tail
     return _text(piece)
 

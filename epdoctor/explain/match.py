@@ -7,10 +7,11 @@ from typing import Any
 
 MAX_LINE = 64 * 1024
 """Longest piece of a line that a signature sees."""
+_SMALL_BYTES, _LARGE_BYTES = 192 << 10, 4 << 20
 
 
 @cache
-def _options(across: bool = False) -> Any:
+def _options(memory_bytes: int, across: bool = False, captures: bool = False) -> Any:
     import re2
 
     options = re2.Options()
@@ -20,7 +21,9 @@ def _options(across: bool = False) -> Any:
     # No match goes over a line's end, whatever a signature's \s or [^)] would allow.
     options.never_nl = not across
     options.log_errors = False
-    options.max_mem = 4 << 20
+    options.max_mem = memory_bytes
+    # Where a match begins and ends is all that is asked: groups would cost a second, slower search.
+    options.never_capture = not captures
     return options
 
 
@@ -30,11 +33,19 @@ def compile_regex(regex: str) -> Any:
     return compile_once(regex)
 
 
-def compile_once(regex: str) -> Any:
-    """The same, not kept: all the catalogue's signatures together take 180 MB."""
+def compile_once(regex: str, *, captures: bool = False) -> Any:
+    """The same, not kept. `captures`: with groups."""
     import re2
 
-    return re2.compile(b"(?m)" + regex.encode(), _options(spans_lines(regex)))
+    across = spans_lines(regex)
+    pattern = b"(?m)" + regex.encode()
+    if not across:
+        # What a search learns is kept in this memory, and 2,000 expressions live side by side.
+        try:
+            return re2.compile(pattern, _options(_SMALL_BYTES, across, captures))
+        except re2.error:
+            pass  # too long for that, or wrong: then the next one says so
+    return re2.compile(pattern, _options(_LARGE_BYTES, across, captures))
 
 
 def spans_lines(regex: str) -> bool:

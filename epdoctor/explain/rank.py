@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from epdoctor.explain.causes import Catalogue, Pattern, Signature
 from epdoctor.explain.guards import is_log_line
-from epdoctor.explain.match import clip, compared, compile_regex, line_at
+from epdoctor.explain.match import clip, compared, compile_once, line_at
 from epdoctor.explain.result import CERTAIN, LIKELY, POSSIBLE, Candidate, CheckResult, Evidence
 from epdoctor.explain.scan import Hit, Scan
 from epdoctor.explain.times import clock
@@ -201,14 +201,14 @@ def _contexts(candidate: Candidate, strength: str, scans: list[Scan]) -> list[Ev
 
 
 def _context(signature: Signature, scans: list[Scan], wanted: Mapping[str, set[int]]) -> Evidence | None:
-    compiled = compile_regex(signature.regex)
+    # Not kept: a log with all faults in it would hold every expression of the catalogue.
+    compiled = compile_once(signature.regex, captures=bool(signature.captures))
     for scan in scans:
         lines = wanted.get(scan.name)
         if not lines:
             continue
         for window in scan.windows:
-            last = window.first_line + window.text.count(b"\n")
-            if not any(window.first_line <= line <= last for line in lines):
+            if not any(window.first_line <= line <= window.last_line for line in lines):
                 continue
             text = window.text.replace(b"\r", b"\n") if b"\r" in window.text else window.text
             if signature.captures:

@@ -87,6 +87,14 @@ class Window:
     text: bytes
     wanted: int
     """Bytes still to come."""
+    _counted: tuple[int, int] = (-1, 0)
+
+    @property
+    def last_line(self) -> int:
+        """Number of the last line; counted once for each length, since every cause asks it of every window."""
+        if self._counted[0] != len(self.text):
+            self._counted = len(self.text), self.text.count(b"\n")
+        return self.first_line + self._counted[1]
 
     def line_of(self, position: int) -> int:
         return self.first_line + self.text.count(b"\n", 0, position)
@@ -265,7 +273,7 @@ class _Run:
         windows = self.result.windows
         for index in range(len(windows) - 1, max(-1, len(windows) - 4), -1):
             window = windows[index]
-            last = window.first_line + window.text.count(b"\n")
+            last = window.last_line
             if window.first_line <= line <= max(window.first_line, last - WINDOW_LINES // 4) or (
                 window.wanted and window.first_line <= line <= last
             ):

@@ -36,7 +36,9 @@ def test_values_compared(regex: str, text: str, differ: bool, same: bool) -> Non
 
 
 def test_what_is_shown_is_the_line_that_differs() -> None:
-    found = compared(compile_once(TWO, captures=True), DIFFER, b"driver version: 1\nfabric manager version: 2\n")
+    found = compared(
+        compile_once(TWO, captures=True), DIFFER, b"driver version: 1\nfabric manager version: 2\n"
+    )
     assert found[0] == b"fabric manager version: 2"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from epdoctor.explain.answer import explain_text
 from epdoctor.explain.result import Explanation
 
-FILES = ("serving", "communication", "provoked", "everyday", "fresh", "blind")
+FILES = ("serving", "communication", "provoked", "everyday", "calm", "fresh", "blind")
 FOLDER = Path(__file__).parent
 
 

@@ -36,6 +36,7 @@ def test_what_is_over_names_nothing(text: str) -> None:
         "solved it with modprobe nvidia_peermem, but after each reboot nvidia_peermem is not loaded again",
         "that was fixed by raising memlock, now cannot register cq buf on the other node",
         "nvidia_peermem is not loaded, how can this be fixed by ansible",
+        "the issue is resolved by loading nvidia_peermem, it is not loaded at boot. what prevents it?",
         "cannot register cq buf",
         "[Thu Nov 20 10:00:01 2026] kernel: nvidia-peermem: status: closed",
     ],

@@ -27,7 +27,7 @@ _OVER = re.compile(
 """Said of what is over."""
 _BACK = re.compile(
     r"(?i)\b(but|however|still|except|although|though|until|again|comes? back|came back|returns?|returned|reappear\w{0,3}|recurs?|recurring|reopen\w{0,3}"
-    r"|every (night|day|time|reboot|restart|boot|week|morning)|each (time|reboot|restart|boot)|not (sure|really|fixed|solved|closed)|how (do|can|to)|why"
+    r"|every (night|day|time|reboot|restart|boot|week|morning)|each (time|reboot|restart|boot)|not (sure|really|fixed|solved|closed)|how (do|can|to)|why|what|prevent|avoid|\?"
     r"|permanent(ly)?|now (it|we|the|all|every|another|one|nccl|vllm|nvshmem|deepep|get)|instead|other nodes?|the (same|other)|help)\b|n['\u2019]t\b"
 )
 """It is not, or more is asked."""

@@ -308,6 +308,12 @@ def test_a_library_done_without(end: str, fine: bool) -> None:
     assert (named(text) == []) is fine
 
 
+def test_one_device_done_without() -> None:
+    line = "WARN: device mlx5_8 cannot allocate buffer on the specified memory type. Skipping...\n"
+    assert named(line) != []
+    assert named(line + "[rank 0] Dispatch + combine bandwidth: 46.10 GB/s, avg_t=301.31 us\n") == []
+
+
 def test_a_playbook_that_ends_without_a_failure() -> None:
     recap = "PLAY RECAP ***\nn1 : ok=9 changed=2 unreachable=0 failed={} skipped=0 rescued=0 ignored=1\n"
     task = 'fatal: [n1]: FAILED! => {"msg": "modprobe: FATAL: Module nvidia_peermem not found in directory /lib/modules"}\n'

@@ -125,7 +125,7 @@ def without_hearsay(text: str) -> str:
         if (is_command(line) or _is_head(line)) and counts_faults(line):
             if _all_nil(lines[number + 1 : number + 1 + _FOLLOWING]):
                 continue
-        elif may_recover(line) and went_well("\n".join(lines[number + 1 :])):
+        elif (may_recover(line) or is_slight(line)) and went_well("\n".join(lines[number + 1 :])):
             continue
         kept.append(line)
     return "\n".join(kept)

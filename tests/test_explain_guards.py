@@ -131,3 +131,13 @@ def test_warning_about_a_setting_is_not_what_stopped_a_log() -> None:
         "(Worker pid=1) ERROR 11-15 16:00:36 [core.py:1340] RuntimeError: split_with_sizes expects 3 sizes"
     )
     assert explain_text("\n".join(lines).encode()).results == []
+
+
+def test_an_unknown_fault_is_shown_by_what_its_library_says() -> None:
+    text = (
+        b'n1:8:8 [0] graph/tuning.cc:104 NCCL WARN Unrecognized element token "LL512" when parsing "LL512"\n'
+        b"[rank1]: torch.distributed.DistBackendError: NCCL error in: NCCLUtils.cpp:93, invalid usage\n"
+    )
+    answer = explain_text(text)
+    assert not answer.results
+    assert answer.error_lines[0].line == 1

@@ -15,7 +15,6 @@ from epdoctor.explain.guards import (
     asks_only,
     has_words,
     is_bare_name,
-    is_healthy,
     is_log_line,
     is_own_script,
     is_program_output,
@@ -35,6 +34,7 @@ from epdoctor.explain.recovery import is_mild
 from epdoctor.explain.result import CERTAIN, LIKELY, POSSIBLE, Candidate, Evidence, Explanation
 from epdoctor.explain.scan import Scan, Scanner
 from epdoctor.explain.typed import Typed, TypedIndex, load_index, looks_alike, resembles, tokens, without_head
+from epdoctor.explain.unknown import error_lines
 from epdoctor.explain.wording import spelled_out
 
 TYPED_BYTES = 700
@@ -76,9 +76,6 @@ _WITH_NEIGHBOURS = 3
 """Causes at most, where some of them are only neighbours."""
 _NEIGHBOUR = 0.2
 """Score of a neighbour, as a share of the best."""
-_ERROR_LINE = re.compile(
-    r"(?i)(error|exception)\b|\b(fail(ed|ure)?|fatal|abort(ed)?|cannot|unable|denied|timed? ?out)\b"
-)
 _EXCEPTION = re.compile(r"^\W{0,3}[\w.]{1,80}(Error|Exception): (?=\S)")
 """An exception's name says less than the words behind it."""
 
@@ -387,15 +384,3 @@ def _below(text: bytes, number: int) -> str:
     if len(piece) > _HEAD_BYTES:
         piece = piece[: _HEAD_BYTES // 2] + b"\n" + piece[-_HEAD_BYTES // 2 :]
     return piece.decode("utf-8", "replace")
-
-
-def error_lines(text: bytes, name: str, limit: int = 3) -> list[Evidence]:
-    """The first lines that look like errors: what a maintainer would ask for."""
-    found = []
-    for number, line in enumerate(text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"), 1):
-        shown = line[:400].decode("utf-8", "replace").strip()
-        if shown and _ERROR_LINE.search(shown) and not is_healthy(shown):
-            found.append(Evidence(name, number, shown, "unknown"))
-            if len(found) >= limit:
-                break
-    return found

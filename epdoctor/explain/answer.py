@@ -10,7 +10,6 @@ from itertools import pairwise
 
 from epdoctor.explain.cascade import compare_logs, fold, gather_consequences
 from epdoctor.explain.causes import Catalogue, load_causes
-from epdoctor.explain.closed import is_over
 from epdoctor.explain.guards import (
     asks_only,
     has_words,
@@ -99,9 +98,6 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     head = text[:_HEAD_BYTES].decode("utf-8", "replace")
     if 0 < len(text) <= _HEAD_BYTES and (plain := in_english(head)) != head:
         return _as_printed(explain_logs([(scans[0].name, [plain.encode()])], top), head)
-    over = len(scans) == 1 and 0 < len(text) <= _WRAPPED_BYTES and is_over(head)
-    if over:
-        scans[0].seen.clear()
     heard = [drop_hearsay(scan, head, catalogue.lasting) for scan in scans]
     about_errors = any(one.about_errors for one in heard)
     found = candidates(catalogue, scans)
@@ -123,7 +119,7 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
     )
     shown = text.decode("utf-8", "replace") if len(text) <= _WRAPPED_BYTES else ""
     said = without_hearsay(shown) if len(text) <= TYPED_BYTES else shown
-    asked = about_errors or asks_only(shown) or says_all_is_well(shown) or over
+    asked = about_errors or asks_only(shown) or says_all_is_well(shown)
     asked = asked or (own_script and may_be_own(head))
     asked = asked or (len(said) < len(shown) - 1 and not names_fault(said))
     if asked:
@@ -133,7 +129,8 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
         maybe += unsure
     if not asked and has_words(shown) and len(text) <= TYPED_BYTES and text.count(b"\n") <= 6:
         ranked, maybe = _with_typed(catalogue, load_index(), [*ranked, *maybe], without_healthy(said))
-    if ranked and shown and is_program_output(shown) and not tells_of_trouble(shown):
+    calm = bool(shown) and is_program_output(shown) and not tells_of_trouble(shown)
+    if calm:
         quiet = [c for c in ranked if not c.strong and c.weak]
         ranked = [c for c in ranked if c not in quiet]
         maybe += quiet
@@ -151,7 +148,7 @@ def explain_logs(logs: Iterable[tuple[str, Iterable[bytes]]], top: int = 5) -> E
         ranked, maybe = [], [*ranked, *maybe]
     ranked += _neighbours(catalogue, ranked)
     maybe = [c for c in maybe if not c.excluded]
-    if ranked or (shown and is_program_output(shown) and not tells_of_trouble(shown)):
+    if ranked or calm:
         maybe = []  # "perhaps the module is not loaded" under a list that has it helps nobody
     answer = Explanation(ranked[:top], maybe[:3])
     answer.files = len(scans)

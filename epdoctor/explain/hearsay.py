@@ -9,6 +9,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from epdoctor.explain.closed import is_over
 from epdoctor.explain.documents import (
     fails_tests,
     is_about_errors,
@@ -72,7 +73,7 @@ def drop_hearsay(scan: Scan, text: str, lasting: Container[int] = ()) -> Heard:
 
     `text`: the log, or its beginning where it is long. `lasting`: patterns of faults with which a service runs all
     the same; it served, so the others were none."""
-    if passes_tests(text) or plays_well(text):
+    if passes_tests(text) or plays_well(text) or is_over(text):
         dropped = bool(scan.seen)
         scan.seen.clear()
         return Heard(True, dropped)
